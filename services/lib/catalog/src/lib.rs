@@ -1,0 +1,1 @@
+//! All SQL; the only user of sqlx.

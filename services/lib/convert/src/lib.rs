@@ -1,0 +1,1 @@
+//! A layer in, a twin out. Sync; threads and bounded channels.

@@ -1,0 +1,1 @@
+//! The eStargz format: TOC, footer, reader, writer, verify. Sync, std::io only.

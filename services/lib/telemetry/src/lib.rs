@@ -1,0 +1,1 @@
+//! Logs, metrics, blocking work, shutdown. Knows none of our types.

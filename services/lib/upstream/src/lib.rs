@@ -1,0 +1,1 @@
+//! Registry client: tokens, retries, redirects, ranged reads.

@@ -1,0 +1,1 @@
+//! Real clients and real servers against the real program.
