@@ -1,1 +1,31 @@
 //! All SQL; the only user of sqlx.
+//!
+//! The [`Catalog`] knows which bytes are in the store and under which key, which repository may read them, what tags
+//! point to, and what was converted into what. A row about bytes is written after the bytes. Every call is one
+//! statement or one transaction, so a future dropped or a process killed at any point leaves the state before it or
+//! after it. A dropped call may still take effect a moment later.
+
+mod blob;
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
+mod converted;
+mod database;
+mod error;
+mod fill;
+mod link;
+mod manifest;
+mod profile;
+mod row;
+mod tag;
+#[cfg(test)]
+mod tests;
+mod twin;
+
+pub use blob::BlobRow;
+pub use database::Catalog;
+pub use error::CatalogError;
+pub use fill::FillRow;
+pub use link::{Link, LinkState};
+pub use manifest::ManifestRow;
+pub use tag::TagRow;
+pub use twin::{TwinRow, TwinState};

@@ -1,0 +1,58 @@
+//! [`BlobStore`]: what every place for bytes can do.
+
+use std::fmt::Debug;
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::{BlobKey, StoreError};
+
+/// A place for bytes. What a put stored is complete, durable and never changes; nothing else is ever visible.
+///
+/// Futures may be dropped at any time: a put then either happened or did not.
+#[async_trait]
+pub trait BlobStore: Send + Sync + Debug {
+    /// Takes over `file`, which is complete and verified, as the bytes of `key`; `file` is gone from its old place
+    /// afterwards. On an error it may be gone only if the bytes are stored. A repeated put of the same bytes under
+    /// the same key is no error.
+    async fn put_file(&self, key: &BlobKey, file: &Path) -> Result<(), StoreError>;
+
+    /// Stores `bytes` under `key`. A repeated put of the same bytes under the same key is no error.
+    async fn put_bytes(&self, key: &BlobKey, bytes: Bytes) -> Result<(), StoreError>;
+
+    /// Opens the bytes of `key`. They stay readable through the returned value even if `key` is deleted meanwhile,
+    /// where the store can do that (a directory can).
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when nothing is stored under `key`.
+    async fn open(&self, key: &BlobKey) -> Result<Arc<dyn OpenBlob>, StoreError>;
+
+    /// Deletes the bytes of `key`; no error when there are none.
+    async fn delete(&self, key: &BlobKey) -> Result<(), StoreError>;
+
+    /// Returns up to `limit` keys that sort after `after` (from the first when `None`), in order, each with its
+    /// size in bytes. An empty answer means that there are no more.
+    async fn list(&self, after: Option<&BlobKey>, limit: usize) -> Result<Vec<(BlobKey, u64)>, StoreError>;
+}
+
+/// Stored bytes, opened.
+#[async_trait]
+pub trait OpenBlob: Send + Sync + Debug {
+    /// Returns how many bytes there are.
+    fn size(&self) -> u64;
+
+    /// Returns the bytes from `offset` on: `len` of them, or fewer where the blob ends (none at or past its end).
+    /// They are held in memory at once, so callers keep `len` small.
+    async fn read(&self, offset: u64, len: usize) -> Result<Bytes, StoreError>;
+
+    /// Fills `buf` with the bytes from `offset` on and returns how many there were: fewer than `buf` holds only
+    /// where the blob ends. Blocks; for code that is off the async threads.
+    fn read_blocking(&self, buf: &mut [u8], offset: u64) -> Result<usize, StoreError>;
+
+    /// Returns the local file that holds exactly these bytes, where there is one; for `sendfile` and the like.
+    /// Read it only at given offsets: its cursor is shared.
+    fn local_file(&self) -> Option<&File>;
+}

@@ -1,0 +1,112 @@
+//! [`ManifestRow`]: manifests and indexes that are in the store.
+
+use api::{Digest, MediaType, Repository};
+use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+
+use crate::{BlobRow, Catalog, CatalogError, blob, link, row};
+
+/// Children written by one statement; two values each, far below SQLite's limit of 32 766.
+const CHILDREN_PER_INSERT: usize = 500;
+
+/// A manifest or index that is in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManifestRow {
+    /// The digest of its bytes.
+    pub digest: Digest,
+    /// Its media type, as the upstream told it.
+    pub media_type: MediaType,
+    /// How many bytes it has.
+    pub size: u64,
+    /// The text form of the store key they lie under.
+    pub key: String,
+}
+
+impl ManifestRow {
+    fn blob(&self) -> BlobRow {
+        BlobRow { digest: self.digest.clone(), size: self.size, key: self.key.clone() }
+    }
+}
+
+impl Catalog {
+    /// Returns what is known of the manifest `digest`, or `None` when it is not in the store as a manifest.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn manifest(&self, digest: &Digest) -> Result<Option<ManifestRow>, CatalogError> {
+        let found: Option<(String, i64, String)> = sqlx::query_as(
+            "SELECT m.media_type, b.size, b.store_key FROM manifests m JOIN blobs b ON b.digest = m.digest \
+             WHERE m.digest = $1",
+        )
+        .bind(digest.to_string())
+        .fetch_optional(self.readers())
+        .await
+        .map_err(CatalogError::of("look up a manifest"))?;
+        found
+            .map(|(media_type, size, key)| {
+                let media_type = MediaType::parse(&media_type);
+                Ok(ManifestRow { digest: digest.clone(), media_type, size: row::unsigned("blobs.size", size)?, key })
+            })
+            .transpose()
+    }
+
+    /// Records a manifest that is in the store, what it names, what it is about, and the link of `repository` to it,
+    /// all or nothing. Returns the row that stands: the first one wins, and who gets another key than its own
+    /// deletes the bytes it stored.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn add_manifest(
+        &self,
+        manifest: &ManifestRow,
+        repository: Option<&Repository>,
+        children: &[Digest],
+        subject: Option<&Digest>,
+    ) -> Result<ManifestRow, CatalogError> {
+        const ACTION: &str = "record a manifest";
+        let mut tx = self.begin(ACTION).await?;
+        let standing = insert(&mut tx, manifest, children, subject).await?;
+        if let Some(repository) = repository {
+            link::insert(&mut tx, repository, &manifest.digest).await?;
+        }
+        tx.commit().await.map_err(CatalogError::of(ACTION))?;
+        Ok(standing)
+    }
+}
+
+/// Records `manifest` unless it is, and what it names; returns the row that stands.
+pub(crate) async fn insert(
+    connection: &mut SqliteConnection,
+    manifest: &ManifestRow,
+    children: &[Digest],
+    subject: Option<&Digest>,
+) -> Result<ManifestRow, CatalogError> {
+    let failed = CatalogError::of("record a manifest");
+    let blob = blob::insert(connection, &manifest.blob()).await?;
+    sqlx::query(
+        "INSERT INTO manifests (digest, media_type, subject) VALUES ($1, $2, $3) ON CONFLICT (digest) DO NOTHING",
+    )
+    .bind(manifest.digest.to_string())
+    .bind(manifest.media_type.as_str())
+    .bind(subject.map(Digest::to_string))
+    .execute(&mut *connection)
+    .await
+    .map_err(&failed)?;
+    for chunk in children.chunks(CHILDREN_PER_INSERT) {
+        QueryBuilder::<Sqlite>::new("INSERT INTO manifest_children (manifest, child) ")
+            .push_values(chunk, |mut values, child| {
+                values.push_bind(manifest.digest.to_string()).push_bind(child.to_string());
+            })
+            .push(" ON CONFLICT (manifest, child) DO NOTHING")
+            .build()
+            .persistent(false)
+            .execute(&mut *connection)
+            .await
+            .map_err(&failed)?;
+    }
+    let (media_type,): (String,) = sqlx::query_as("SELECT media_type FROM manifests WHERE digest = $1")
+        .bind(manifest.digest.to_string())
+        .fetch_one(connection)
+        .await
+        .map_err(&failed)?;
+    Ok(ManifestRow { digest: blob.digest, media_type: MediaType::parse(&media_type), size: blob.size, key: blob.key })
+}

@@ -1,0 +1,296 @@
+//! [`TwinRow`]: how far the conversion of a source layer is.
+
+mod columns;
+
+use api::{Digest, Repository, Twin, UnconvertibleReason};
+use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+
+use crate::{BlobRow, Catalog, CatalogError, blob, row};
+use columns::Columns;
+pub(crate) use columns::SELECT;
+
+/// Sources asked for by one statement, far below SQLite's limit of 32 766 values.
+const SOURCES_PER_QUERY: usize = 500;
+
+/// How far the conversion of one source layer under one profile is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TwinRow {
+    /// The source layer.
+    pub source: Digest,
+    /// The id of the profile.
+    pub profile: String,
+    /// How far it is.
+    pub state: TwinState,
+}
+
+/// How far a conversion is. Ready and unconvertible are final.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TwinState {
+    /// Begun, not ended; perhaps by a process that died.
+    Converting {
+        /// How often it was begun, this time included.
+        attempts: u32,
+    },
+    /// The twin and its TOC are in the store.
+    Ready {
+        /// The twin.
+        twin: Twin,
+        /// The text form of the store key of the twin's bytes.
+        key: String,
+        /// The text form of the store key of the TOC's JSON.
+        toc_key: String,
+    },
+    /// The layer stays as it is.
+    Unconvertible {
+        /// Why.
+        reason: UnconvertibleReason,
+        /// What and where, for people.
+        detail: String,
+    },
+}
+
+impl Catalog {
+    /// Returns how far the conversion of `source` under `profile` is, or `None` when none was begun.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn twin(&self, source: &Digest, profile: &str) -> Result<Option<TwinRow>, CatalogError> {
+        let mut connection = self.readers().acquire().await.map_err(CatalogError::of("look up a twin"))?;
+        find(&mut connection, source, profile).await
+    }
+
+    /// Returns how far the conversions of `sources` under `profile` are, in no order; sources of which none was
+    /// begun are left out.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn twins(&self, sources: &[Digest], profile: &str) -> Result<Vec<TwinRow>, CatalogError> {
+        let mut rows = Vec::with_capacity(sources.len());
+        for chunk in sources.chunks(SOURCES_PER_QUERY) {
+            let mut query = QueryBuilder::<Sqlite>::new(SELECT);
+            query.push_bind(profile).push(" AND t.source IN (");
+            let mut list = query.separated(", ");
+            for source in chunk {
+                list.push_bind(source.to_string());
+            }
+            let found: Vec<Columns> = query
+                .push(")")
+                .build_query_as()
+                .persistent(false)
+                .fetch_all(self.readers())
+                .await
+                .map_err(CatalogError::of("look up twins"))?;
+            for columns in found {
+                rows.push(columns.decode()?);
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Records that the conversion of `source` under `profile` begins, with `repository` to fill the source from,
+    /// unless a row is there. Returns the state that stands; all callers of one source get the same.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn begin_conversion(
+        &self,
+        source: &Digest,
+        profile: &str,
+        repository: &Repository,
+    ) -> Result<TwinState, CatalogError> {
+        const ACTION: &str = "begin a conversion";
+        let failed = CatalogError::of(ACTION);
+        let mut tx = self.begin(ACTION).await?;
+        sqlx::query(
+            "INSERT INTO twins (source, profile, state, attempts, repository) VALUES ($1, $2, 'converting', 1, $3) \
+             ON CONFLICT (source, profile) DO NOTHING",
+        )
+        .bind(source.to_string())
+        .bind(profile)
+        .bind(repository.to_string())
+        .execute(&mut *tx)
+        .await
+        .map_err(&failed)?;
+        let state = standing(&mut tx, source, profile).await?;
+        tx.commit().await.map_err(&failed)?;
+        Ok(state)
+    }
+
+    /// Records that a conversion which did not end begins once more, and returns the state that stands. A final
+    /// state stays. Many attempts tell a layer that kills its converter.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotBegun`] when there is no row; else those of the database.
+    pub async fn retry_conversion(&self, source: &Digest, profile: &str) -> Result<TwinState, CatalogError> {
+        const ACTION: &str = "begin a conversion again";
+        let failed = CatalogError::of(ACTION);
+        let mut tx = self.begin(ACTION).await?;
+        sqlx::query(
+            "UPDATE twins SET attempts = attempts + 1 WHERE source = $1 AND profile = $2 AND state = 'converting'",
+        )
+        .bind(source.to_string())
+        .bind(profile)
+        .execute(&mut *tx)
+        .await
+        .map_err(&failed)?;
+        let state = standing(&mut tx, source, profile).await?;
+        tx.commit().await.map_err(&failed)?;
+        Ok(state)
+    }
+
+    /// Records that the conversion of `source` ended with `twin`, whose bytes are in the store under `key` and its
+    /// TOC's under `toc_key` (an own twin's key is its source's): both blobs and the row, all or nothing. Returns
+    /// the state that stands. A final state is never overwritten, and of a digest that is in the store already the
+    /// recorded key stands; so who gets other keys than its own deletes the bytes it stored.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotBegun`] when there is no row; else those of the database.
+    pub async fn finish_conversion(
+        &self,
+        source: &Digest,
+        profile: &str,
+        twin: &Twin,
+        key: &str,
+        toc_key: &str,
+    ) -> Result<TwinState, CatalogError> {
+        const ACTION: &str = "finish a conversion";
+        let mut tx = self.begin(ACTION).await?;
+        if make_ready(&mut tx, source, profile, twin).await? {
+            let bytes = BlobRow { digest: twin.digest.clone(), size: twin.size, key: key.into() };
+            let toc = BlobRow { digest: twin.toc_digest.clone(), size: twin.toc_size, key: toc_key.into() };
+            blob::insert(&mut tx, &bytes).await?;
+            blob::insert(&mut tx, &toc).await?;
+        }
+        let state = standing(&mut tx, source, profile).await?;
+        tx.commit().await.map_err(CatalogError::of(ACTION))?;
+        Ok(state)
+    }
+
+    /// Records that `source` stays as it is under `profile`, and returns the state that stands. A final state is
+    /// never overwritten.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotBegun`] when there is no row; else those of the database.
+    pub async fn refuse_conversion(
+        &self,
+        source: &Digest,
+        profile: &str,
+        reason: UnconvertibleReason,
+        detail: &str,
+    ) -> Result<TwinState, CatalogError> {
+        const ACTION: &str = "refuse a conversion";
+        let failed = CatalogError::of(ACTION);
+        let mut tx = self.begin(ACTION).await?;
+        sqlx::query(
+            "UPDATE twins SET state = 'unconvertible', reason = $3, detail = $4 \
+             WHERE source = $1 AND profile = $2 AND state = 'converting'",
+        )
+        .bind(source.to_string())
+        .bind(profile)
+        .bind(reason.as_str())
+        .bind(detail)
+        .execute(&mut *tx)
+        .await
+        .map_err(&failed)?;
+        let state = standing(&mut tx, source, profile).await?;
+        tx.commit().await.map_err(&failed)?;
+        Ok(state)
+    }
+
+    /// Returns the sources whose conversion under `profile` was begun and has not ended, sorted, each with the
+    /// repository to fill it from.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn unfinished_conversions(&self, profile: &str) -> Result<Vec<(Digest, Repository)>, CatalogError> {
+        let found: Vec<(String, String)> = sqlx::query_as(
+            "SELECT source, repository FROM twins WHERE profile = $1 AND state = 'converting' ORDER BY source",
+        )
+        .bind(profile)
+        .fetch_all(self.readers())
+        .await
+        .map_err(CatalogError::of("list conversions"))?;
+        found
+            .iter()
+            .map(|(source, repository)| {
+                Ok((row::digest("twins.source", source)?, row::repository("twins.repository", repository)?))
+            })
+            .collect()
+    }
+
+    /// Returns a source layer that `twin` is the twin of, or `None` when it is no twin. Of several (two sources with
+    /// the same tar) it is always the same one.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn source_of_twin(&self, twin: &Digest) -> Result<Option<Digest>, CatalogError> {
+        let found: Option<(String,)> =
+            sqlx::query_as("SELECT source FROM twins WHERE twin = $1 ORDER BY source LIMIT 1")
+                .bind(twin.to_string())
+                .fetch_optional(self.readers())
+                .await
+                .map_err(CatalogError::of("look up a twin's source"))?;
+        found.map(|(source,)| row::digest("twins.source", &source)).transpose()
+    }
+}
+
+async fn find(
+    connection: &mut SqliteConnection,
+    source: &Digest,
+    profile: &str,
+) -> Result<Option<TwinRow>, CatalogError> {
+    let found: Option<Columns> = QueryBuilder::<Sqlite>::new(SELECT)
+        .push_bind(profile)
+        .push(" AND t.source = ")
+        .push_bind(source.to_string())
+        .build_query_as()
+        .fetch_optional(connection)
+        .await
+        .map_err(CatalogError::of("look up a twin"))?;
+    found.map(Columns::decode).transpose()
+}
+
+/// Returns the state of a row that a caller has begun.
+async fn standing(
+    connection: &mut SqliteConnection,
+    source: &Digest,
+    profile: &str,
+) -> Result<TwinState, CatalogError> {
+    let found = find(connection, source, profile).await?;
+    found.map(|row| row.state).ok_or_else(|| CatalogError::NotBegun { layer: source.clone(), profile: profile.into() })
+}
+
+/// Turns a converting row into a ready one, and tells whether it was one.
+async fn make_ready(
+    connection: &mut SqliteConnection,
+    source: &Digest,
+    profile: &str,
+    twin: &Twin,
+) -> Result<bool, CatalogError> {
+    let json = |failed: serde_json::Error| CatalogError::Corrupt {
+        column: "twins.tail or twins.implied_dirs",
+        value: source.to_string(),
+        source: failed.into(),
+    };
+    let done = sqlx::query(
+        "UPDATE twins SET state = 'ready', twin = $3, twin_size = $4, diff_id = $5, plain_size = $6, toc = $7, \
+         toc_size = $8, source_diff_id = $9, source_plain_size = $10, tail = $11, implied_dirs = $12 \
+         WHERE source = $1 AND profile = $2 AND state = 'converting'",
+    )
+    .bind(source.to_string())
+    .bind(profile)
+    .bind(twin.digest.to_string())
+    .bind(row::to_sql("a twin's size", twin.size)?)
+    .bind(twin.diff_id.to_string())
+    .bind(row::to_sql("a twin's plain size", twin.plain_size)?)
+    .bind(twin.toc_digest.to_string())
+    .bind(row::to_sql("a TOC's size", twin.toc_size)?)
+    .bind(twin.source_diff_id.to_string())
+    .bind(row::to_sql("a source's plain size", twin.source_plain_size)?)
+    .bind(serde_json::to_string(&twin.tail).map_err(json)?)
+    .bind(serde_json::to_string(&twin.implied_dirs).map_err(json)?)
+    .execute(connection)
+    .await
+    .map_err(CatalogError::of("finish a conversion"))?;
+    Ok(done.rows_affected() == 1)
+}
