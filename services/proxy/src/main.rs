@@ -1,2 +1,61 @@
-//! The proxy.
-fn main() {}
+//! The `firstlight` program: parse, build, run.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use firstlight::cli::{Cli, Command, ConfigAction, LogFormat, Output};
+use firstlight::config::{self, Config};
+
+/// The exit status for a configuration that cannot be used.
+const BAD_CONFIG: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let config = match Config::load(cli.config.as_deref(), config::environment()) {
+        Ok(config) => config,
+        Err(errors) => {
+            say(&errors.to_string());
+            return ExitCode::from(BAD_CONFIG);
+        }
+    };
+    let format = match cli.log_format {
+        LogFormat::Text => telemetry::LogFormat::Text,
+        LogFormat::Json => telemetry::LogFormat::Json,
+    };
+    if let Err(error) = telemetry::init_logging(format, &cli.log) {
+        say(&format!("cannot set up logging: {error}"));
+        return ExitCode::FAILURE;
+    }
+    match run(cli, config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("firstlight: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli, config: Config) -> anyhow::Result<()> {
+    if let Command::Config { action: ConfigAction::Check } = cli.command {
+        print(&match cli.output {
+            Output::Text => config.describe(),
+            Output::Json => serde_json::to_string_pretty(&config)?,
+        });
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    match cli.command {
+        Command::Serve => runtime.block_on(firstlight::serve::run(config)),
+        Command::Config { .. } => Ok(()),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the result of a command goes to standard output")]
+fn print(text: &str) {
+    println!("{}", text.trim_end());
+}
+
+#[expect(clippy::print_stderr, reason = "what ends the program is said even where logging is off")]
+fn say(text: &str) {
+    eprintln!("{}", text.trim_end());
+}

@@ -1,0 +1,81 @@
+//! [`App`]: the wired parts of a running proxy.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use blobstore::{BlobStore, FsStore};
+use catalog::Catalog;
+
+use crate::blobs::Blobs;
+use crate::config::{CatalogUrl, Config};
+use crate::conversions::Conversions;
+use crate::fill::Fills;
+use crate::metrics::Metrics;
+use crate::pull::Pull;
+use crate::remotes::Remotes;
+use crate::room::Room;
+use crate::views::Views;
+
+/// The wired parts of a running proxy.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) config: Config,
+    pub(crate) remotes: Remotes,
+    pub(crate) catalog: Catalog,
+    pub(crate) pull: Pull,
+    pub(crate) blobs: Blobs,
+    pub(crate) conversions: Arc<Conversions>,
+    pub(crate) views: Views,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl App {
+    /// Opens the storage and wires the parts; starts nothing.
+    ///
+    /// # Errors
+    /// Says which part could not be opened.
+    pub(crate) async fn open(config: Config) -> anyhow::Result<Arc<Self>> {
+        let root = config.storage.path.clone();
+        let spool = root.join("spool");
+        std::fs::create_dir_all(&spool).with_context(|| format!("cannot create {}", spool.display()))?;
+        let store: Arc<dyn BlobStore> = Arc::new(FsStore::open(&root).context("cannot open the blob store")?);
+        let CatalogUrl::Sqlite(path) = &config.catalog.url;
+        let url = format!("sqlite:{}", path.display());
+        let catalog = Catalog::open(&url).await.with_context(|| format!("cannot open the catalog {url}"))?;
+        let remotes = Remotes::build(&config)?;
+        let metrics = Arc::new(Metrics::new());
+        let room = Room::new(root, config.storage.min_free);
+        let fills = Arc::new(Fills::new(
+            spool.clone(),
+            room,
+            Arc::clone(&store),
+            catalog.clone(),
+            Arc::clone(&metrics),
+        ));
+        let pull = Pull::new(catalog.clone(), Arc::clone(&store), Arc::clone(&metrics), config.cache.max_stale);
+        let blobs = Blobs::new(catalog.clone(), Arc::clone(&store), fills);
+        let conversions = Arc::new(Conversions::new());
+        Ok(Arc::new(Self {
+            remotes,
+            catalog,
+            pull,
+            blobs,
+            conversions,
+            views: Views,
+            metrics,
+            config,
+        }))
+    }
+
+    /// Takes up the work an earlier process left.
+    ///
+    /// # Errors
+    /// Says what of the catalog could not be read.
+    pub(crate) async fn take_up(self: &Arc<Self>) -> anyhow::Result<()> {
+        self.blobs
+            .fills()
+            .take_up(|repository| self.remotes.of(repository).map(|remote| remote.client.clone()))
+            .await
+            .context("cannot take up earlier fills")
+    }
+}

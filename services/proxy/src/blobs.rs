@@ -1,0 +1,134 @@
+//! [`Blobs`]: who may read a blob, and where its bytes are.
+
+use std::sync::Arc;
+
+use api::{Digest, Repository};
+use blobstore::{BlobKey, BlobStore, OpenBlob};
+use catalog::{BlobRow, Catalog, LinkState};
+use moka::future::Cache;
+
+use crate::error::{RegistryError, Subject};
+use crate::fill::{Fill, FillError, Fills, Joined};
+use crate::remotes::Target;
+
+/// Blobs through the cache.
+#[derive(Debug)]
+pub(crate) struct Blobs {
+    catalog: Catalog,
+    store: Arc<dyn BlobStore>,
+    fills: Arc<Fills>,
+    /// Repositories known to hold a digest; links are never taken away while a process runs.
+    linked: Cache<(Repository, Digest), ()>,
+    opened: Cache<Digest, Arc<dyn OpenBlob>>,
+}
+
+/// Where a blob's bytes are.
+pub(crate) enum Found {
+    /// In the store.
+    Stored(Arc<dyn OpenBlob>),
+    /// On their way.
+    Filling(Arc<Fill>),
+    /// Only at the upstream, and there they stay.
+    Elsewhere,
+}
+
+impl Blobs {
+    pub(crate) fn new(catalog: Catalog, store: Arc<dyn BlobStore>, fills: Arc<Fills>) -> Self {
+        Self {
+            catalog,
+            store,
+            fills,
+            linked: Cache::new(100_000),
+            opened: Cache::new(256),
+        }
+    }
+
+    pub(crate) const fn fills(&self) -> &Arc<Fills> {
+        &self.fills
+    }
+
+    /// Checks that `target` holds `digest`, asking its upstream where no link says so.
+    ///
+    /// # Errors
+    /// 404 when the upstream does not have it there; its outage otherwise.
+    pub(crate) async fn check_link(&self, target: &Target, digest: &Digest) -> Result<(), RegistryError> {
+        let key = (target.repository.clone(), digest.clone());
+        if self.linked.contains_key(&key) {
+            return Ok(());
+        }
+        match self.catalog.is_linked(&target.repository, digest).await? {
+            LinkState::Linked => {}
+            LinkState::Named if target.remote.is_public() => {
+                self.catalog.link(&target.repository, digest).await?;
+            }
+            LinkState::Named | LinkState::None => {
+                target
+                    .remote
+                    .client
+                    .blob_size(target.repository.name(), digest)
+                    .await
+                    .map_err(|error| RegistryError::upstream(&error, Subject::Blob))?;
+                self.catalog.link(&target.repository, digest).await?;
+            }
+        }
+        self.linked.insert(key, ()).await;
+        Ok(())
+    }
+
+    /// Returns the bytes of `digest`, starting a fill where they are not here.
+    ///
+    /// # Errors
+    /// The upstream's refusal or outage.
+    pub(crate) async fn find(&self, target: &Target, digest: &Digest) -> Result<Found, RegistryError> {
+        if let Some(blob) = self.stored(digest).await? {
+            return Ok(Found::Stored(blob));
+        }
+        match self.fills.join(&target.remote.client, &target.repository, digest).await {
+            Ok(Joined::Running(fill)) => Ok(Found::Filling(fill)),
+            Ok(Joined::Stored(row)) => Ok(Found::Stored(self.open(&row).await?)),
+            Err(FillError::NoRoom) => Ok(Found::Elsewhere),
+            Err(error @ FillError::Spool { .. }) => {
+                tracing::error!(
+                    blob.digest = %digest, error = &error as &dyn std::error::Error,
+                    "the spool cannot be used, the blob is streamed through"
+                );
+                Ok(Found::Elsewhere)
+            }
+            Err(error) => Err(RegistryError::fill(&error, Subject::Blob)),
+        }
+    }
+
+    /// Returns a stored blob, or `None` where it is not stored.
+    pub(crate) async fn stored(&self, digest: &Digest) -> Result<Option<Arc<dyn OpenBlob>>, RegistryError> {
+        if let Some(blob) = self.opened.get(digest).await {
+            return Ok(Some(blob));
+        }
+        match self.catalog.blob(digest).await? {
+            Some(row) => Ok(Some(self.open(&row).await?)),
+            None => Ok(None),
+        }
+    }
+
+    async fn open(&self, row: &BlobRow) -> Result<Arc<dyn OpenBlob>, RegistryError> {
+        let key: BlobKey = row.key.parse().map_err(|error: blobstore::KeyError| RegistryError::internal(&error))?;
+        let blob = self.store.open(&key).await.map_err(|error| RegistryError::internal(&error))?;
+        self.opened.insert(row.digest.clone(), Arc::clone(&blob)).await;
+        Ok(blob)
+    }
+
+    /// Returns the size of `digest` without fetching it.
+    ///
+    /// # Errors
+    /// The upstream's refusal or outage.
+    pub(crate) async fn size(&self, target: &Target, digest: &Digest) -> Result<u64, RegistryError> {
+        if let Some(blob) = self.stored(digest).await? {
+            return Ok(blob.size());
+        }
+        if let Some(fill) = self.fills.find(digest) {
+            return Ok(fill.size());
+        }
+        let client = &target.remote.client;
+        let size = client.blob_size(target.repository.name(), digest).await;
+        size.map_err(|error| RegistryError::upstream(&error, Subject::Blob))
+    }
+}

@@ -1,0 +1,122 @@
+//! [`BlobBody`]: the bytes of a blob on their way to one client.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use api::{Digest, Hasher};
+use axum::body::Body;
+use blobstore::OpenBlob;
+use bytes::Bytes;
+use futures_util::stream;
+
+use crate::fill::FillReader;
+use crate::metrics::{Metrics, UpstreamBytes};
+
+/// The bytes read from the store in one step.
+const STEP: u64 = 512 << 10;
+/// The bytes at the end of a streamed-through blob that wait for the digest.
+const HELD_BACK: usize = 64 << 10;
+
+/// Where the bytes of an answer come from.
+pub(crate) enum BlobBody {
+    /// The store.
+    Stored {
+        /// The blob.
+        blob: Arc<dyn OpenBlob>,
+        /// What is left to send.
+        rest: Range<u64>,
+    },
+    /// A running fill.
+    Filling(FillReader),
+    /// The upstream itself: there is no room to store the blob.
+    Passing(Passing),
+}
+
+impl BlobBody {
+    /// Returns the next piece, or `None` at a clean end.
+    async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
+        match self {
+            Self::Stored { blob, rest } => {
+                if rest.is_empty() {
+                    return Ok(None);
+                }
+                let want = usize::try_from((rest.end - rest.start).min(STEP)).map_err(|e| Box::new(e) as BodyError)?;
+                let piece = blob.read(rest.start, want).await?;
+                if piece.is_empty() {
+                    return Err("the stored blob is shorter than its row says".into());
+                }
+                rest.start += piece.len() as u64;
+                Ok(Some(piece))
+            }
+            Self::Filling(reader) => Ok(reader.next().await?),
+            Self::Passing(passing) => passing.next().await,
+        }
+    }
+
+    /// Returns the HTTP body. An error in it resets the connection: there is never a clean end after
+    /// wrong or missing bytes.
+    pub(crate) fn into_body(self, metrics: Arc<Metrics>, what: Digest) -> Body {
+        Body::from_stream(stream::try_unfold((self, metrics, what), async |(mut body, metrics, what)| {
+            match body.next().await {
+                Ok(Some(piece)) => {
+                    metrics.served(piece.len());
+                    Ok(Some((piece, (body, metrics, what))))
+                }
+                Ok(None) => Ok(None),
+                Err(error) => {
+                    tracing::warn!(blob.digest = %what, error = &*error as &dyn std::error::Error, "an answer was cut off");
+                    Err(error)
+                }
+            }
+        }))
+    }
+}
+
+type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A body that comes straight from the upstream.
+#[derive(Debug)]
+pub(crate) struct Passing {
+    body: upstream::BlobBody,
+    /// The hash of what passed, for whole blobs.
+    check: Option<(Hasher, Digest)>,
+    /// The last piece, kept until the digest is known.
+    held: Bytes,
+    metrics: Arc<Metrics>,
+}
+
+impl Passing {
+    /// Returns a body that is checked against `digest` when it is the whole blob.
+    pub(crate) fn new(body: upstream::BlobBody, digest: &Digest, whole: bool, metrics: Arc<Metrics>) -> Self {
+        metrics.uncached_stream();
+        let check = whole.then(|| (Hasher::new(digest.algorithm()), digest.clone()));
+        Self { body, check, held: Bytes::new(), metrics }
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
+        loop {
+            let Some(chunk) = self.body.chunk().await? else { return self.last() };
+            self.metrics.upstream_bytes(UpstreamBytes::Uncached, chunk.len());
+            let Some((hasher, _)) = &mut self.check else { return Ok(Some(chunk)) };
+            hasher.update(&chunk);
+            let mut passed = std::mem::replace(&mut self.held, chunk);
+            if self.held.len() > HELD_BACK && passed.is_empty() {
+                passed = self.held.split_to(self.held.len() - HELD_BACK);
+            }
+            if !passed.is_empty() {
+                return Ok(Some(passed));
+            }
+        }
+    }
+
+    fn last(&mut self) -> Result<Option<Bytes>, BodyError> {
+        if let Some((hasher, expected)) = self.check.take() {
+            let found = hasher.finish();
+            if found != expected {
+                return Err(api::VerifyError { expected, found }.into());
+            }
+        }
+        let held = std::mem::take(&mut self.held);
+        Ok((!held.is_empty()).then_some(held))
+    }
+}

@@ -1,0 +1,96 @@
+//! [`Fill`]: the fetching of one blob from its upstream into a spool, read by many while it runs.
+//!
+//! A fill asks its upstream for one segment after the other; a cold range asks for the blocks it
+//! needs. Whoever asks for bytes claims them first, so no byte is asked for twice.
+
+mod driver;
+pub(crate) mod intervals;
+mod journal;
+mod pace;
+mod reader;
+mod registry;
+pub(crate) mod spool;
+
+use std::sync::Arc;
+
+use api::{Digest, Repository};
+use tokio::sync::Semaphore;
+use upstream::UpstreamError;
+
+use crate::metrics::Metrics;
+use spool::Spool;
+
+pub(crate) use reader::FillReader;
+pub(crate) use registry::{Fills, Joined};
+pub(crate) use spool::Outcome;
+
+/// The bytes asked for at once by a cold range.
+const BLOCK: u64 = 1 << 20;
+/// The cold blocks one fill fetches at the same time.
+const COLD_BLOCKS: usize = 16;
+
+/// Why a blob could not be fetched.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FillError {
+    /// The upstream did not give the bytes.
+    #[error("upstream did not deliver the blob")]
+    Upstream(#[from] UpstreamError),
+    /// The upstream gave other bytes.
+    #[error("upstream delivered content with digest {found} for {expected}")]
+    WrongDigest {
+        /// The digest asked for.
+        expected: Digest,
+        /// The digest of what came.
+        found: Digest,
+    },
+    /// The spool could not be written or read.
+    #[error("spool of {digest} failed")]
+    Spool {
+        /// The blob.
+        digest: Digest,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The blob is not to be stored: the disk is too full.
+    #[error("less than storage.min_free of the disk is free")]
+    NoRoom,
+    /// The catalog could not be asked.
+    #[error("catalog failed")]
+    Catalog(#[from] catalog::CatalogError),
+    /// The store could not take the blob.
+    #[error("blob store failed")]
+    Store(#[from] blobstore::StoreError),
+}
+
+/// The fetching of one blob.
+#[derive(Debug)]
+pub(crate) struct Fill {
+    spool: Spool,
+    client: upstream::Client,
+    repository: Repository,
+    /// Whether the upstream answers ranges; learnt from its first answer.
+    ranges: bool,
+    cold_blocks: Arc<Semaphore>,
+    metrics: Arc<Metrics>,
+}
+
+impl Fill {
+    /// Returns the size of the blob in bytes.
+    pub(crate) const fn size(&self) -> u64 {
+        self.spool.size()
+    }
+
+    /// Returns the spool, for blocking readers.
+    pub(crate) const fn spool(&self) -> &Spool {
+        &self.spool
+    }
+
+    /// Tells whether the byte at `position` is there already.
+    pub(crate) fn has(&self, position: u64) -> bool {
+        matches!(self.spool.at(position), Ok(spool::Available::Until(_)))
+    }
+
+    fn spool_error(&self, source: std::io::Error) -> FillError {
+        FillError::Spool { digest: self.spool.digest().clone(), source }
+    }
+}

@@ -1,0 +1,312 @@
+//! Drives a fill: segment after segment, retries, the hash that follows the front.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use api::Hasher;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use upstream::{BlobAnswer, BlobBody, UpstreamError};
+
+use super::journal::Journal;
+use super::pace::Pace;
+use super::spool::Spool;
+use super::{Fill, FillError};
+use crate::metrics::UpstreamBytes;
+
+/// The most bytes written to the spool in one step.
+const WRITE_BATCH: usize = 256 << 10;
+/// Failures in a row, without a byte between them, after which a fill is given up.
+const MAX_FAILURES: u32 = 8;
+const JOURNAL_EVERY: Duration = Duration::from_secs(1);
+/// The bytes hashed in one step off the asynchronous threads.
+const HASH_STEP: u64 = 4 << 20;
+
+/// Claimed bytes that are being fetched. What has not arrived when this is dropped is released.
+#[derive(Debug)]
+pub(super) struct Claim {
+    fill: Arc<Fill>,
+    rest: Range<u64>,
+}
+
+impl Claim {
+    pub(super) fn new(fill: &Arc<Fill>, range: Range<u64>) -> Self {
+        Self { fill: Arc::clone(fill), rest: range }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if !self.rest.is_empty() {
+            self.fill.spool.release(self.rest.clone());
+        }
+    }
+}
+
+/// What the driver and its running segments share.
+#[derive(Debug)]
+struct Flow {
+    pace: Mutex<Pace>,
+    /// Bytes the newest segment still has to bring.
+    remaining: AtomicU64,
+    nearly_done: Notify,
+}
+
+impl Flow {
+    fn pace(&self) -> std::sync::MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn received(&self, bytes: u64, rest: u64) {
+        let lead = {
+            let mut pace = self.pace();
+            pace.received(bytes);
+            pace.lead()
+        };
+        self.remaining.store(rest, Ordering::Relaxed);
+        if rest <= lead {
+            self.nearly_done.notify_one();
+        }
+    }
+
+    fn may_start(&self, running: usize) -> bool {
+        running == 0 || (running == 1 && self.remaining.load(Ordering::Relaxed) <= self.pace().lead())
+    }
+}
+
+impl Fill {
+    /// Fetches every byte and checks the digest. `first` is the answer that opened the fill.
+    pub(super) async fn run(self: &Arc<Self>, first: Option<BlobAnswer>) -> Result<(), FillError> {
+        let (_, found) = tokio::try_join!(self.fetch_all(first), self.hash_front())?;
+        let expected = self.spool.digest();
+        if found == *expected {
+            Ok(())
+        } else {
+            Err(FillError::WrongDigest { expected: expected.clone(), found })
+        }
+    }
+
+    /// Hashes the bytes in order as the front grows.
+    async fn hash_front(self: &Arc<Self>) -> Result<api::Digest, FillError> {
+        let mut hasher = Hasher::new(self.spool.digest().algorithm());
+        let mut at = 0;
+        while at < self.size() {
+            let front = match self.spool.wait_for(at).await {
+                Ok(front) => front,
+                // The other half of the fill failed and says why.
+                Err(_) => std::future::pending().await,
+            };
+            let end = front.min(at + HASH_STEP);
+            let fill = Arc::clone(self);
+            hasher = telemetry::blocking(move || fill.hash_range(hasher, at..end)).await?;
+            at = end;
+        }
+        Ok(hasher.finish())
+    }
+
+    fn hash_range(&self, mut hasher: Hasher, range: Range<u64>) -> Result<Hasher, FillError> {
+        let mut buffer = vec![0; 256 << 10];
+        let mut at = range.start;
+        while at < range.end {
+            let want = usize::try_from(range.end - at).unwrap_or(usize::MAX).min(buffer.len());
+            let read = self.spool.read_blocking(&mut buffer[..want], at).map_err(|e| self.spool_error(e))?;
+            hasher.update(&buffer[..read]);
+            at += read as u64;
+        }
+        Ok(hasher)
+    }
+
+    async fn fetch_all(self: &Arc<Self>, first: Option<BlobAnswer>) -> Result<(), FillError> {
+        let flow = Arc::new(Flow {
+            pace: Mutex::new(Pace::start()),
+            remaining: AtomicU64::new(0),
+            nearly_done: Notify::new(),
+        });
+        let mut running = JoinSet::new();
+        if let Some(answer) = first {
+            self.start_first(&mut running, &flow, answer);
+        }
+        let mut failures = 0;
+        let mut last_total = self.spool.have().total();
+        let mut journal = tokio::time::interval(JOURNAL_EVERY);
+        let mut changes = self.spool.subscribe();
+        while !self.spool.is_complete() || !running.is_empty() {
+            if flow.may_start(running.len()) && self.start_next(&mut running, &flow) {
+                continue;
+            }
+            tokio::select! {
+                Some(ended) = running.join_next(), if !running.is_empty() => {
+                    if let Err(error) = ended.unwrap_or_else(|e| Err(self.spool_error(std::io::Error::other(e)))) {
+                        let total = self.spool.have().total();
+                        failures = if total > last_total { 1 } else { failures + 1 };
+                        last_total = total;
+                        self.back_off(failures, error).await?;
+                    }
+                }
+                () = flow.nearly_done.notified() => {}
+                () = self.spool.changed(&mut changes), if running.is_empty() => {}
+                _ = journal.tick() => self.save_journal().await,
+            }
+        }
+        self.save_journal().await;
+        Ok(())
+    }
+
+    /// Waits before the next try, or gives up with `error`.
+    async fn back_off(&self, failures: u32, error: FillError) -> Result<(), FillError> {
+        let transient = matches!(&error, FillError::Upstream(e) if e.is_transient());
+        if !transient || failures > MAX_FAILURES {
+            return Err(error);
+        }
+        tracing::warn!(
+            blob.digest = %self.spool.digest(), repo.name = %self.repository, failures,
+            error = &error as &dyn std::error::Error, "fill was cut, going on from its front"
+        );
+        tokio::time::sleep(Duration::from_millis(100) * 2u32.pow(failures.min(6) - 1)).await;
+        Ok(())
+    }
+
+    async fn save_journal(self: &Arc<Self>) {
+        let fill = Arc::clone(self);
+        telemetry::blocking(move || {
+            if let Err(error) = Journal::save(fill.spool.path(), fill.size(), &fill.spool.have()) {
+                tracing::warn!(blob.digest = %fill.spool.digest(), %error, "spool journal could not be written");
+            }
+        })
+        .await;
+    }
+
+    fn start_first(
+        self: &Arc<Self>,
+        running: &mut JoinSet<Result<(), FillError>>,
+        flow: &Arc<Flow>,
+        answer: BlobAnswer,
+    ) {
+        let (fill, flow) = (Arc::clone(self), Arc::clone(flow));
+        let range = answer.range.clone().unwrap_or(0..answer.total);
+        flow.remaining.store(range.end - range.start, Ordering::Relaxed);
+        // Nobody else knows this fill yet, so everything up to the end of the range can be claimed.
+        while fill.spool.claim(range.start, range.end, u64::MAX).is_some() {}
+        running.spawn(async move {
+            let mut claim = Claim::new(&fill, range);
+            fill.pump(answer.body, &mut claim, UpstreamBytes::Fill, Some(&flow)).await
+        });
+    }
+
+    /// Starts the next segment; returns whether there was one to start.
+    fn start_next(self: &Arc<Self>, running: &mut JoinSet<Result<(), FillError>>, flow: &Arc<Flow>) -> bool {
+        let most = if self.ranges { flow.pace().segment() } else { u64::MAX };
+        let Some(range) = self.spool.claim(0, self.size(), most) else { return false };
+        let (fill, flow) = (Arc::clone(self), Arc::clone(flow));
+        flow.remaining.store(range.end - range.start, Ordering::Relaxed);
+        running.spawn(async move {
+            let mut claim = Claim::new(&fill, range);
+            fill.fetch(&mut claim, UpstreamBytes::Fill, Some(&flow)).await
+        });
+        true
+    }
+
+    /// Fetches a block for a cold range.
+    pub(super) async fn fetch_cold(self: Arc<Self>, range: Range<u64>) -> Result<(), FillError> {
+        let mut claim = Claim::new(&self, range);
+        let _permit = self.cold_blocks.acquire().await.map_err(|e| self.spool_error(std::io::Error::other(e)))?;
+        self.fetch(&mut claim, UpstreamBytes::ColdRange, None).await
+    }
+
+    async fn fetch(&self, claim: &mut Claim, kind: UpstreamBytes, flow: Option<&Flow>) -> Result<(), FillError> {
+        let answer =
+            self.client.blob(self.repository.name(), self.spool.digest(), Some(claim.rest.clone())).await?;
+        if answer.total != self.size() {
+            return Err(UpstreamError::Protocol { what: "the size of the blob changed".into() }.into());
+        }
+        match answer.range {
+            Some(range) if range == claim.rest => self.pump(answer.body, claim, kind, flow).await,
+            Some(_) => Err(UpstreamError::Protocol { what: "another range than asked for".into() }.into()),
+            None => self.pump_whole(answer.body, claim, kind).await,
+        }
+    }
+
+    /// Takes the claimed bytes out of a whole answer of an upstream that ignores ranges.
+    async fn pump_whole(
+        &self,
+        mut body: BlobBody,
+        claim: &mut Claim,
+        kind: UpstreamBytes,
+    ) -> Result<(), FillError> {
+        let mut skip = claim.rest.start;
+        while let Some(mut chunk) = body.chunk().await? {
+            self.metrics.upstream_bytes(kind, chunk.len());
+            let skipped = skip.min(chunk.len() as u64);
+            skip -= skipped;
+            let _dropped = chunk.split_to(usize::try_from(skipped).unwrap_or(chunk.len()));
+            chunk.truncate(usize::try_from(claim.rest.end - claim.rest.start).unwrap_or(usize::MAX));
+            if claim.rest.is_empty() {
+                return Ok(());
+            }
+            self.store(claim, vec![chunk]).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes a body into the spool as it arrives, in batches of what is there already.
+    async fn pump(
+        &self,
+        mut body: BlobBody,
+        claim: &mut Claim,
+        kind: UpstreamBytes,
+        flow: Option<&Flow>,
+    ) -> Result<(), FillError> {
+        while !claim.rest.is_empty() {
+            let Some(chunk) = body.chunk().await? else {
+                return Err(UpstreamError::Protocol { what: "the body is shorter than announced".into() }.into());
+            };
+            let mut len = chunk.len();
+            let mut batch = vec![chunk];
+            let mut failure = None;
+            while len < WRITE_BATCH {
+                match body.chunk().now_or_never() {
+                    Some(Ok(Some(more))) => {
+                        len += more.len();
+                        batch.push(more);
+                    }
+                    Some(Err(error)) => {
+                        failure = Some(error);
+                        break;
+                    }
+                    Some(Ok(None)) | None => break,
+                }
+            }
+            self.metrics.upstream_bytes(kind, len);
+            self.store(claim, batch).await?;
+            if let Some(flow) = flow {
+                flow.received(len as u64, claim.rest.end - claim.rest.start);
+            }
+            if let Some(error) = failure {
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes `batch` at the start of what is left of the claim.
+    async fn store(&self, claim: &mut Claim, batch: Vec<Bytes>) -> Result<(), FillError> {
+        let len: u64 = batch.iter().map(|piece| piece.len() as u64).sum();
+        if len == 0 {
+            return Ok(());
+        }
+        let at = claim.rest.start;
+        if len > claim.rest.end - at {
+            return Err(UpstreamError::Protocol { what: "the body is longer than announced".into() }.into());
+        }
+        let fill = Arc::clone(&claim.fill);
+        telemetry::blocking(move || Spool::write(&fill.spool, at, &batch))
+            .await
+            .map_err(|e| self.spool_error(e))?;
+        claim.rest.start = at + len;
+        Ok(())
+    }
+}

@@ -1,0 +1,118 @@
+//! [`FillReader`]: one client's way through a running fill.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::task::JoinHandle;
+
+use super::spool::{Available, Outcome};
+use super::{BLOCK, Fill, FillError};
+
+/// The bytes handed to a client in one piece.
+const PIECE: u64 = 256 << 10;
+/// The bytes at the end of a whole answer that wait for the digest.
+const HELD_BACK: u64 = 64 << 10;
+/// Failed fetches after which a range is given up.
+const MAX_FAILURES: u32 = 4;
+
+/// Reads a range of a fill while it runs, at the client's own speed.
+#[derive(Debug)]
+pub(crate) struct FillReader {
+    fill: Arc<Fill>,
+    rest: Range<u64>,
+    /// Whether the answer is the whole blob: then its end waits for the digest.
+    whole: bool,
+    fetching: Option<JoinHandle<Result<(), FillError>>>,
+    failures: u32,
+}
+
+impl FillReader {
+    /// Returns a reader of `range`, which must lie within the blob.
+    pub(crate) fn new(fill: Arc<Fill>, range: Range<u64>) -> Self {
+        let whole = range == (0..fill.size());
+        Self { fill, rest: range, whole, fetching: None, failures: 0 }
+    }
+
+    /// Returns the next piece, or `None` at the end of the range.
+    ///
+    /// # Errors
+    /// The reason when the fill fails. The end of a whole blob is given out only once its digest is
+    /// known to be right, so an error always comes before a clean end.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Arc<FillError>> {
+        if self.whole && self.rest.start == self.fill.size() {
+            // Reached at once by an empty blob only; all others waited below.
+            return self.verified().await.map(|()| None);
+        }
+        if self.rest.is_empty() {
+            return Ok(None);
+        }
+        let held = self.fill.size().saturating_sub(HELD_BACK);
+        if self.whole && self.rest.start >= held {
+            self.verified().await?;
+        }
+        let available = if self.whole {
+            self.fill.spool.wait_for(self.rest.start).await?
+        } else {
+            self.bring(self.rest.start).await?
+        };
+        let mut end = available.min(self.rest.end).min(self.rest.start + PIECE);
+        if self.whole && self.rest.start < held {
+            end = end.min(held);
+        }
+        let piece = self
+            .fill
+            .spool
+            .read(self.rest.start..end)
+            .await
+            .map_err(|e| Arc::new(self.fill.spool_error(e)))?;
+        self.rest.start = end;
+        Ok(Some(piece))
+    }
+
+    async fn verified(&self) -> Result<(), Arc<FillError>> {
+        match self.fill.spool.wait_finished().await {
+            Outcome::Verified => Ok(()),
+            Outcome::Failed(error) => Err(error),
+        }
+    }
+
+    /// Waits until the bytes at `position` are there, and fetches them where nobody else does.
+    async fn bring(&mut self, position: u64) -> Result<u64, Arc<FillError>> {
+        let fill = Arc::clone(&self.fill);
+        let mut changes = fill.spool.subscribe();
+        loop {
+            match fill.spool.at(position)? {
+                Available::Until(end) => return Ok(end),
+                Available::Unclaimed if fill.ranges && self.fetching.is_none() => {
+                    let block_end = (position / BLOCK + 1) * BLOCK;
+                    if let Some(range) = fill.spool.claim(position, block_end, BLOCK) {
+                        self.fetching = Some(tokio::spawn(Arc::clone(&fill).fetch_cold(range)));
+                    }
+                }
+                Available::Unclaimed | Available::Claimed => {}
+            }
+            match &mut self.fetching {
+                None => fill.spool.changed(&mut changes).await,
+                Some(fetching) => tokio::select! {
+                    () = fill.spool.changed(&mut changes) => {}
+                    ended = fetching => {
+                        self.fetching = None;
+                        self.check(ended)?;
+                    }
+                },
+            }
+        }
+    }
+
+    fn check(&mut self, ended: Result<Result<(), FillError>, tokio::task::JoinError>) -> Result<(), Arc<FillError>> {
+        let error = match ended {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error,
+            Err(error) => self.fill.spool_error(std::io::Error::other(error)),
+        };
+        self.failures += 1;
+        let transient = matches!(&error, FillError::Upstream(e) if e.is_transient());
+        if transient && self.failures < MAX_FAILURES { Ok(()) } else { Err(Arc::new(error)) }
+    }
+}

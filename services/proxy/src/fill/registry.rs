@@ -1,0 +1,296 @@
+//! [`Fills`]: every fill that runs, one per blob; what they end in; what an earlier process left.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use api::{Digest, Repository};
+use blobstore::{BlobKey, BlobStore, Generation};
+use catalog::{BlobRow, Catalog};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+
+use super::intervals::Intervals;
+use super::journal::{Journal, spool_path};
+use super::pace::FIRST_SEGMENT;
+use super::spool::Spool;
+use super::{COLD_BLOCKS, Fill, FillError, Outcome};
+use crate::metrics::Metrics;
+use crate::room::Room;
+
+/// The fills that may run at the same time; further ones wait for a place.
+const MAX_FILLS: usize = 64;
+
+type Slot = Arc<OnceCell<Arc<Fill>>>;
+
+/// Every running fill, by the digest of its blob.
+#[derive(Debug)]
+pub(crate) struct Fills {
+    running: Mutex<HashMap<Digest, Slot>>,
+    places: Arc<Semaphore>,
+    folder: PathBuf,
+    room: Room,
+    store: Arc<dyn BlobStore>,
+    catalog: Catalog,
+    metrics: Arc<Metrics>,
+}
+
+/// What asking for a blob led to.
+#[derive(Debug)]
+pub(crate) enum Joined {
+    /// A fill that runs; started by this call or an earlier one.
+    Running(Arc<Fill>),
+    /// The blob is in the store.
+    Stored(BlobRow),
+}
+
+/// Why no fill was started.
+enum NotOpened {
+    Stored(BlobRow),
+    Failed(FillError),
+}
+
+impl Fills {
+    /// Returns an empty registry whose spools are in `folder`, which must exist.
+    pub(crate) fn new(
+        folder: PathBuf,
+        room: Room,
+        store: Arc<dyn BlobStore>,
+        catalog: Catalog,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            running: Mutex::default(),
+            places: Arc::new(Semaphore::new(MAX_FILLS)),
+            folder,
+            room,
+            store,
+            catalog,
+            metrics,
+        }
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<Digest, Slot>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the running fill of `digest`, if there is one.
+    pub(crate) fn find(&self, digest: &Digest) -> Option<Arc<Fill>> {
+        self.running().get(digest).and_then(|slot| slot.get().map(Arc::clone))
+    }
+
+    /// Joins the fill of `digest`, or starts it with `client`.
+    ///
+    /// The caller must have checked that `repository` may read the blob.
+    ///
+    /// # Errors
+    /// The upstream's refusal, or [`FillError::NoRoom`] when the blob is to be streamed through.
+    pub(crate) async fn join(
+        self: &Arc<Self>,
+        client: &upstream::Client,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Joined, FillError> {
+        let slot = Arc::clone(self.running().entry(digest.clone()).or_default());
+        if slot.initialized() {
+            self.metrics.coalesced();
+        }
+        let opened = slot.get_or_try_init(|| self.open(client, repository, digest)).await;
+        match opened {
+            Ok(fill) => Ok(Joined::Running(Arc::clone(fill))),
+            Err(ended) => {
+                self.forget(digest, &slot);
+                match ended {
+                    NotOpened::Stored(row) => Ok(Joined::Stored(row)),
+                    NotOpened::Failed(error) => Err(error),
+                }
+            }
+        }
+    }
+
+    async fn open(
+        self: &Arc<Self>,
+        client: &upstream::Client,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Arc<Fill>, NotOpened> {
+        // The fill may have ended between the caller's look into the catalog and this one.
+        match self.catalog.blob(digest).await {
+            Ok(Some(row)) => Err(NotOpened::Stored(row)),
+            Ok(None) => self.start(client, repository, digest).await.map_err(NotOpened::Failed),
+            Err(error) => Err(NotOpened::Failed(error.into())),
+        }
+    }
+
+    /// Removes the slot, unless another one has taken its place or is being opened by a waiter.
+    fn forget(&self, digest: &Digest, slot: &Slot) {
+        let mut running = self.running();
+        if running.get(digest).is_some_and(|s| Arc::ptr_eq(s, slot) && !s.initialized()) {
+            running.remove(digest);
+        }
+    }
+
+    async fn start(
+        self: &Arc<Self>,
+        client: &upstream::Client,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Arc<Fill>, FillError> {
+        let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| FillError::NoRoom)?;
+        let path = spool_path(&self.folder, digest);
+        let failed = |source| FillError::Spool { digest: digest.clone(), source };
+        let left = Journal::load(&path);
+        let gap = match &left {
+            Some((size, have)) => have.first_gap(0, *size),
+            None => Some(0..FIRST_SEGMENT),
+        };
+        let first = match gap {
+            Some(gap) => {
+                let range = gap.start..gap.end.min(gap.start + FIRST_SEGMENT);
+                Some(open_blob(client, repository, digest, range).await?)
+            }
+            None => None,
+        };
+        let size = match (&first, &left) {
+            (Some(answer), _) => answer.total,
+            (None, Some((size, _))) => *size,
+            (None, None) => 0,
+        };
+        self.room.check(size).await?;
+        self.catalog.begin_fill(digest, repository, size).await?;
+        let have = left.filter(|(was, _)| *was == size).map_or_else(Intervals::default, |(_, have)| have);
+        let ranges = first.as_ref().is_none_or(|answer| answer.range.is_some());
+        let spool = Spool::create(digest.clone(), size, &path, have).map_err(failed)?;
+        let fill = Arc::new(Fill {
+            spool,
+            client: client.clone(),
+            repository: repository.clone(),
+            ranges,
+            cold_blocks: Arc::new(Semaphore::new(COLD_BLOCKS)),
+            metrics: Arc::clone(&self.metrics),
+        });
+        self.metrics.fill_started();
+        tokio::spawn(Arc::clone(self).finish(Arc::clone(&fill), first, place));
+        Ok(fill)
+    }
+
+    /// Runs a fill to its end: bytes, digest, readers, store, row, in this order. It belongs to no
+    /// client, so it outlives all of them.
+    async fn finish(
+        self: Arc<Self>,
+        fill: Arc<Fill>,
+        first: Option<upstream::BlobAnswer>,
+        place: OwnedSemaphorePermit,
+    ) {
+        let digest = fill.spool.digest().clone();
+        let result = match fill.run(first).await {
+            Ok(()) => {
+                fill.spool.finish(Outcome::Verified);
+                self.publish(&fill).await
+            }
+            Err(error) => Err(error),
+        };
+        self.metrics.fill_ended(result.is_ok());
+        if let Err(error) = result {
+            tracing::error!(
+                blob.digest = %digest, repo.name = %fill.repository,
+                error = &error as &dyn std::error::Error, "fill failed, nothing of it is kept"
+            );
+            fill.spool.finish(Outcome::Failed(Arc::new(error)));
+        }
+        let path = fill.spool.path().to_owned();
+        telemetry::blocking(move || Journal::remove(&path)).await;
+        if let Err(error) = self.catalog.end_fill(&digest).await {
+            tracing::warn!(blob.digest = %digest, %error, "the end of a fill could not be recorded");
+        }
+        self.running().remove(&digest);
+        drop(place);
+    }
+
+    async fn publish(&self, fill: &Fill) -> Result<(), FillError> {
+        let digest = fill.spool.digest();
+        let key = BlobKey::blob(digest, Generation::random());
+        self.store.put_file(&key, fill.spool.path()).await?;
+        let row = BlobRow { digest: digest.clone(), size: fill.size(), key: key.to_string() };
+        let kept = self.catalog.add_blob(&row, &[&fill.repository]).await?;
+        if kept.key != row.key {
+            self.store.delete(&key).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes up the fills an earlier process left, with `client_of` naming each one's upstream, and
+    /// removes every spool file that belongs to none of them.
+    pub(crate) async fn take_up(
+        self: &Arc<Self>,
+        client_of: impl Fn(&Repository) -> Option<upstream::Client>,
+    ) -> Result<(), FillError> {
+        let mut wanted = Vec::new();
+        for row in self.catalog.unfinished_fills().await? {
+            match client_of(&row.repository) {
+                Some(client) => wanted.push((row, client)),
+                None => self.catalog.end_fill(&row.digest).await?,
+            }
+        }
+        let keep: Vec<PathBuf> = wanted.iter().map(|(row, _)| spool_path(&self.folder, &row.digest)).collect();
+        let folder = self.folder.clone();
+        telemetry::blocking(move || sweep(&folder, &keep)).await;
+        for (row, client) in wanted {
+            let fills = Arc::clone(self);
+            tokio::spawn(async move {
+                match fills.join(&client, &row.repository, &row.digest).await {
+                    Ok(Joined::Running(_)) => {}
+                    Ok(Joined::Stored(_)) => fills.drop_leftover(&row.digest).await,
+                    Err(error) => {
+                        tracing::warn!(
+                            blob.digest = %row.digest, repo.name = %row.repository,
+                            error = &error as &dyn std::error::Error, "an earlier fill could not be taken up"
+                        );
+                        fills.drop_leftover(&row.digest).await;
+                    }
+                }
+            });
+        }
+        Ok(())
+    }
+
+    async fn drop_leftover(&self, digest: &Digest) {
+        if self.find(digest).is_some() {
+            return;
+        }
+        let path = spool_path(&self.folder, digest);
+        telemetry::blocking(move || Journal::remove(&path)).await;
+        if let Err(error) = self.catalog.end_fill(digest).await {
+            tracing::warn!(blob.digest = %digest, %error, "the end of a fill could not be recorded");
+        }
+    }
+}
+
+/// Opens a blob at `range`; an empty blob has no ranges and is asked for whole.
+async fn open_blob(
+    client: &upstream::Client,
+    repository: &Repository,
+    digest: &Digest,
+    range: std::ops::Range<u64>,
+) -> Result<upstream::BlobAnswer, FillError> {
+    match client.blob(repository.name(), digest, Some(range)).await {
+        Err(upstream::UpstreamError::RangeNotSatisfiable { .. }) => Ok(client.blob(repository.name(), digest, None).await?),
+        other => Ok(other?),
+    }
+}
+
+/// Removes every file in the spool folder but the spools in `keep` and their journals.
+fn sweep(folder: &std::path::Path, keep: &[PathBuf]) {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) => {
+            tracing::warn!(path = %folder.display(), %error, "the spool folder could not be read");
+            return;
+        }
+    };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        if path.is_file() && !keep.contains(&path.with_extension("spool")) {
+            Journal::remove(&path);
+        }
+    }
+}

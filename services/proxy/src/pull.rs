@@ -1,0 +1,309 @@
+//! [`Pull`]: manifests and tags through the cache. Bytes first, then the row, then the answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{Algorithm, Digest, Hasher, ManifestError, MediaType, Parsed, Reference, Repository, Tag};
+use blobstore::{BlobKey, BlobStore, Generation};
+use bytes::Bytes;
+use catalog::{Catalog, LinkState, ManifestRow};
+use moka::future::Cache;
+use upstream::{ManifestAnswer, UpstreamError};
+
+use crate::clock::now_ms;
+use crate::metrics::{Metrics, TagCheck};
+use crate::remotes::Target;
+
+/// Bytes of manifests kept in memory.
+const CACHED_BYTES: u64 = 64 << 20;
+/// How long an upstream's "not found" is believed.
+const NEGATIVE_TTL: Duration = Duration::from_secs(3);
+const NEGATIVE_ENTRIES: u64 = 10_000;
+
+/// A manifest, index or other document by digest, in the store.
+#[derive(Debug)]
+pub(crate) struct StoredManifest {
+    pub(crate) digest: Digest,
+    pub(crate) media_type: MediaType,
+    pub(crate) bytes: Bytes,
+    pub(crate) parsed: Parsed,
+}
+
+/// What a tag means now.
+#[derive(Debug, Clone)]
+pub(crate) struct ResolvedTag {
+    pub(crate) digest: Digest,
+    /// Whether the upstream could not be asked and an old answer is given.
+    pub(crate) stale: bool,
+    /// When the tag was last answered in the original view although the estargz view applies.
+    pub(crate) original_answered_at: Option<i64>,
+}
+
+/// Why a manifest cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PullError {
+    /// The upstream did not give it.
+    #[error("upstream did not give the manifest")]
+    Upstream(#[from] UpstreamError),
+    /// The repository does not hold it.
+    #[error("manifest is not linked to the repository")]
+    Unlinked,
+    /// It is not a manifest we serve.
+    #[error("manifest from the upstream is not valid")]
+    Manifest(#[from] ManifestError),
+    /// It is another one than its digest says.
+    #[error("manifest from the upstream has another digest")]
+    WrongDigest(#[from] api::VerifyError),
+    /// The catalog failed.
+    #[error("catalog failed")]
+    Catalog(#[from] catalog::CatalogError),
+    /// The store failed.
+    #[error("blob store failed")]
+    Store(#[from] blobstore::StoreError),
+    /// The catalog names a key that is none.
+    #[error("catalog row of a manifest is damaged")]
+    Key(#[from] blobstore::KeyError),
+}
+
+/// Manifests and tags through the cache.
+#[derive(Debug)]
+pub(crate) struct Pull {
+    catalog: Catalog,
+    store: Arc<dyn BlobStore>,
+    metrics: Arc<Metrics>,
+    max_stale: Duration,
+    manifests: Cache<Digest, Arc<StoredManifest>>,
+    fetches: Cache<(Repository, String), Arc<StoredManifest>>,
+    checks: Cache<(Repository, String), ResolvedTag>,
+    missing: Cache<(Repository, String), UpstreamError>,
+}
+
+impl Pull {
+    pub(crate) fn new(catalog: Catalog, store: Arc<dyn BlobStore>, metrics: Arc<Metrics>, max_stale: Duration) -> Self {
+        let weigh = |_: &Digest, m: &Arc<StoredManifest>| u32::try_from(m.bytes.len() * 4).unwrap_or(u32::MAX);
+        Self {
+            catalog,
+            store,
+            metrics,
+            max_stale,
+            manifests: Cache::builder().max_capacity(CACHED_BYTES).weigher(weigh).build(),
+            fetches: Cache::builder().max_capacity(1000).time_to_live(Duration::from_secs(1)).build(),
+            checks: Cache::builder().max_capacity(10_000).time_to_live(Duration::from_secs(1)).build(),
+            missing: Cache::builder().max_capacity(NEGATIVE_ENTRIES).time_to_live(NEGATIVE_TTL).build(),
+        }
+    }
+
+    /// Returns the manifest `digest` as `target` may see it.
+    ///
+    /// A cached manifest that the repository is linked to never contacts the upstream.
+    ///
+    /// # Errors
+    /// See [`PullError`]; concurrent callers share one.
+    pub(crate) async fn by_digest(&self, target: &Target, digest: &Digest) -> Result<Arc<StoredManifest>, Arc<PullError>> {
+        let link = self.catalog.is_linked(&target.repository, digest).await.map_err(shared)?;
+        let linked = match link {
+            LinkState::Linked => true,
+            LinkState::Named => target.remote.is_public(),
+            LinkState::None => false,
+        };
+        if linked && let Some(manifest) = self.stored(digest).await? {
+            if link == LinkState::Named {
+                self.catalog.link(&target.repository, digest).await.map_err(shared)?;
+            }
+            return Ok(manifest);
+        }
+        self.fetch(target, &Reference::Digest(digest.clone())).await
+    }
+
+    /// Returns a manifest that is in the store, without asking whose it is.
+    pub(crate) async fn stored(&self, digest: &Digest) -> Result<Option<Arc<StoredManifest>>, Arc<PullError>> {
+        if let Some(manifest) = self.manifests.get(digest).await {
+            return Ok(Some(manifest));
+        }
+        let Some(row) = self.catalog.manifest(digest).await.map_err(shared)? else { return Ok(None) };
+        let manifest = Arc::new(self.load(&row).await.map_err(Arc::new)?);
+        self.manifests.insert(digest.clone(), Arc::clone(&manifest)).await;
+        Ok(Some(manifest))
+    }
+
+    async fn load(&self, row: &ManifestRow) -> Result<StoredManifest, PullError> {
+        let key: BlobKey = row.key.parse()?;
+        let blob = self.store.open(&key).await?;
+        let bytes = blob.read(0, usize::try_from(blob.size()).unwrap_or(usize::MAX)).await?;
+        api::verify(&row.digest, &bytes)?;
+        let parsed = Parsed::parse(&bytes, &row.media_type)?;
+        Ok(StoredManifest { digest: row.digest.clone(), media_type: row.media_type.clone(), bytes, parsed })
+    }
+
+    /// Fetches a manifest from the upstream, stores it and links it. Concurrent calls share one fetch.
+    async fn fetch(&self, target: &Target, reference: &Reference) -> Result<Arc<StoredManifest>, Arc<PullError>> {
+        let key = (target.repository.clone(), reference.to_string());
+        if let Some(error) = self.missing.get(&key).await {
+            return Err(Arc::new(error.into()));
+        }
+        let fetched = self.fetches.try_get_with(key.clone(), self.fetch_now(target, reference)).await;
+        self.fetches.invalidate(&key).await;
+        if let Err(error) = &fetched {
+            self.remember_missing(key, error).await;
+        }
+        fetched
+    }
+
+    async fn remember_missing(&self, key: (Repository, String), error: &PullError) {
+        if let PullError::Upstream(error @ UpstreamError::NotFound) = error {
+            self.missing.insert(key, error.clone()).await;
+        }
+    }
+
+    async fn fetch_now(&self, target: &Target, reference: &Reference) -> Result<Arc<StoredManifest>, PullError> {
+        let client = &target.remote.client;
+        let answer = client.manifest(target.repository.name(), reference).await?;
+        self.note_quota(target);
+        let digest = digest_of(&answer, reference)?;
+        let parsed = Parsed::parse(&answer.bytes, &answer.media_type)?;
+        let children: Vec<Digest> = parsed.children().into_iter().map(|child| child.digest.clone()).collect();
+        if self.catalog.manifest(&digest).await?.is_none() {
+            let key = BlobKey::blob(&digest, Generation::random());
+            self.store.put_bytes(&key, answer.bytes.clone()).await?;
+            let row = ManifestRow {
+                digest: digest.clone(),
+                media_type: answer.media_type.clone(),
+                size: answer.bytes.len() as u64,
+                key: key.to_string(),
+            };
+            self.catalog.add_manifest(&row, Some(&target.repository), &children, parsed.subject()).await?;
+        } else {
+            self.catalog.link(&target.repository, &digest).await?;
+        }
+        let manifest =
+            Arc::new(StoredManifest { digest, media_type: answer.media_type, bytes: answer.bytes, parsed });
+        self.manifests.insert(manifest.digest.clone(), Arc::clone(&manifest)).await;
+        Ok(manifest)
+    }
+
+    fn note_quota(&self, target: &Target) {
+        if let Some(quota) = target.remote.client.quota() {
+            self.metrics.quota(&target.remote.config.name, quota.remaining);
+        }
+    }
+
+    /// Returns what `tag` means: from memory while it is fresh, else by one coalesced question to the
+    /// upstream, else, when the upstream is out of reach, what it meant before.
+    ///
+    /// # Errors
+    /// The upstream's refusal, or its outage when nothing (recent enough) is known.
+    pub(crate) async fn tag(&self, target: &Target, tag: &Tag, with_body: bool) -> Result<ResolvedTag, Arc<PullError>> {
+        let known = self.catalog.tag(&target.repository, tag).await.map_err(shared)?;
+        if let Some(row) = &known
+            && now_ms() - row.checked_at < millis(target.remote.config.tag_ttl)
+        {
+            self.metrics.tag_check(TagCheck::Fresh);
+            return Ok(ResolvedTag {
+                digest: row.digest.clone(),
+                stale: false,
+                original_answered_at: row.original_answered_at,
+            });
+        }
+        let key = (target.repository.clone(), tag.to_string());
+        if let Some(error) = self.missing.get(&key).await {
+            return Err(Arc::new(error.into()));
+        }
+        let checked = self.checks.try_get_with(key.clone(), self.check_tag(target, tag, known, with_body)).await;
+        self.checks.invalidate(&key).await;
+        if let Err(error) = &checked {
+            self.remember_missing(key, error).await;
+        }
+        checked
+    }
+
+    async fn check_tag(
+        &self,
+        target: &Target,
+        tag: &Tag,
+        known: Option<catalog::TagRow>,
+        with_body: bool,
+    ) -> Result<ResolvedTag, PullError> {
+        let answer = self.ask_tag(target, tag, with_body && known.is_none()).await;
+        let digest = match answer {
+            Ok(digest) => digest,
+            Err(PullError::Upstream(error)) => return self.without_upstream(target, known, error),
+            Err(other) => return Err(other),
+        };
+        let now = now_ms();
+        match known {
+            Some(row) if row.digest == digest => {
+                self.metrics.tag_check(TagCheck::Unchanged);
+                self.catalog.tag_checked(&target.repository, tag, now).await?;
+                Ok(ResolvedTag { digest, stale: false, original_answered_at: row.original_answered_at })
+            }
+            _ => {
+                self.metrics.tag_check(TagCheck::Changed);
+                self.catalog.set_tag(&target.repository, tag, &digest, now).await?;
+                // The upstream named this digest under this repository.
+                self.catalog.link(&target.repository, &digest).await?;
+                Ok(ResolvedTag { digest, stale: false, original_answered_at: None })
+            }
+        }
+    }
+
+    /// Asks the upstream what `tag` means: by GET where the body is wanted anyway, else by HEAD.
+    async fn ask_tag(&self, target: &Target, tag: &Tag, with_body: bool) -> Result<Digest, PullError> {
+        let reference = Reference::Tag(tag.clone());
+        if !with_body {
+            let head = target.remote.client.head_manifest(target.repository.name(), &reference).await?;
+            self.note_quota(target);
+            if let Some(digest) = head.digest {
+                return Ok(digest);
+            }
+        }
+        Ok(self.fetch_now(target, &reference).await?.digest.clone())
+    }
+
+    fn without_upstream(
+        &self,
+        target: &Target,
+        known: Option<catalog::TagRow>,
+        error: UpstreamError,
+    ) -> Result<ResolvedTag, PullError> {
+        let usable = known.filter(|row| error.is_outage() && now_ms() - row.checked_at <= millis(self.max_stale));
+        let outcome = match (&usable, &error) {
+            (Some(_), _) => TagCheck::Stale,
+            (None, UpstreamError::NotFound) => TagCheck::Missing,
+            (None, _) => TagCheck::Failed,
+        };
+        self.metrics.tag_check(outcome);
+        let row = usable.ok_or(error.clone())?;
+        tracing::warn!(
+            repo.name = %target.repository, error = &error as &dyn std::error::Error,
+            "upstream is out of reach, a stale tag is served"
+        );
+        Ok(ResolvedTag { digest: row.digest, stale: true, original_answered_at: row.original_answered_at })
+    }
+}
+
+/// Returns the digest of a fetched manifest: the one asked for, or the upstream's own word where it
+/// is right, or else its SHA-256.
+fn digest_of(answer: &ManifestAnswer, reference: &Reference) -> Result<Digest, PullError> {
+    let claimed = match reference {
+        Reference::Digest(digest) => Some(digest),
+        Reference::Tag(_) => answer.digest.as_ref(),
+    };
+    let algorithm = claimed.map_or(Algorithm::Sha256, Digest::algorithm);
+    let mut hasher = Hasher::new(algorithm);
+    hasher.update(&answer.bytes);
+    let found = hasher.finish();
+    match claimed {
+        Some(expected) if *expected != found => {
+            Err(api::VerifyError { expected: expected.clone(), found }.into())
+        }
+        _ => Ok(found),
+    }
+}
+
+fn shared(error: catalog::CatalogError) -> Arc<PullError> {
+    Arc::new(error.into())
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,99 @@
+//! `GET` and `HEAD` of `/v2/<name>/manifests/<reference>`.
+
+use std::sync::Arc;
+
+use api::{Digest, Reference};
+use axum::body::Body;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+
+use crate::app::App;
+use crate::config::View;
+use crate::error::RegistryError;
+use crate::pull::StoredManifest;
+use crate::remotes::Target;
+use crate::route::{SOURCE_DIGEST, VIEW, content_headers, not_modified};
+
+/// What an answer tells beside the manifest.
+#[derive(Debug)]
+struct About {
+    view: View,
+    /// The source of a converted manifest.
+    source: Option<Digest>,
+    stale: bool,
+}
+
+/// Answers a manifest request.
+pub(crate) async fn answer(
+    app: &Arc<App>,
+    target: &Target,
+    reference: &Reference,
+    view: View,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Result<Response<Body>, RegistryError> {
+    match reference {
+        Reference::Digest(digest) => by_digest(app, target, digest, view, method, headers).await,
+        Reference::Tag(tag) => {
+            let resolved = app.pull.tag(target, tag, method == Method::GET).await?;
+            let choice = match view {
+                View::Original => None,
+                View::Estargz => app.views.choose(target, tag, &resolved, method == Method::GET).await?,
+            };
+            let shown = choice.as_ref().unwrap_or(&resolved.digest);
+            let manifest = app.pull.by_digest(target, shown).await?;
+            let about = About {
+                view: if choice.is_some() { View::Estargz } else { View::Original },
+                source: choice.is_some().then(|| resolved.digest.clone()),
+                stale: resolved.stale,
+            };
+            Ok(respond(app, &manifest, &about, headers))
+        }
+    }
+}
+
+/// By digest the bytes are always those of the digest, whatever the view.
+async fn by_digest(
+    app: &Arc<App>,
+    target: &Target,
+    digest: &Digest,
+    view: View,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Result<Response<Body>, RegistryError> {
+    let manifest = app.pull.by_digest(target, digest).await?;
+    let source = app.catalog.source_of_converted(digest).await?;
+    let about = About {
+        view: if source.is_some() { View::Estargz } else { View::Original },
+        stale: false,
+        source,
+    };
+    if about.view == View::Original && view == View::Estargz && method == Method::GET {
+        app.views.start(target, &manifest);
+    }
+    Ok(respond(app, &manifest, &about, headers))
+}
+
+fn respond(app: &App, manifest: &StoredManifest, about: &About, headers: &HeaderMap) -> Response<Body> {
+    let unchanged = not_modified(headers, &manifest.digest);
+    let mut answer = Response::new(if unchanged { Body::empty() } else { Body::from(manifest.bytes.clone()) });
+    let out = answer.headers_mut();
+    content_headers(out, &manifest.digest);
+    if let Ok(value) = HeaderValue::from_str(manifest.media_type.as_str()) {
+        out.insert(header::CONTENT_TYPE, value);
+    }
+    out.insert(VIEW, HeaderValue::from_static(about.view.as_str()));
+    out.insert(header::VARY, HeaderValue::from_static("Firstlight-View"));
+    if let Some(value) = about.source.as_ref().and_then(|source| HeaderValue::from_str(&source.to_string()).ok()) {
+        out.insert(SOURCE_DIGEST, value);
+    }
+    if about.stale {
+        out.insert(header::WARNING, HeaderValue::from_static("110 firstlight \"Response is Stale\""));
+    }
+    if unchanged {
+        *answer.status_mut() = StatusCode::NOT_MODIFIED;
+        return answer;
+    }
+    answer.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(manifest.bytes.len()));
+    app.metrics.served(manifest.bytes.len());
+    answer
+}

@@ -1,0 +1,68 @@
+//! `firstlight serve`: everything is checked and built before the first socket is bound; stopping
+//! drains.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use telemetry::Shutdown;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use crate::app::App;
+use crate::config::Config;
+use crate::htpasswd::Gate;
+use crate::route::Listener;
+use crate::router;
+use crate::serve_http::{self, ConnLimits};
+use crate::tls::TlsAcceptorHandle;
+
+/// How long running requests may go on after a stop was asked for.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// Serves until a signal asks to stop.
+///
+/// # Errors
+/// Says what could not be opened, bound or served.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let server = config.server.clone();
+    let tls = server.tls.as_ref().map(TlsAcceptorHandle::load).transpose().context("tls_cert and tls_key")?;
+    let gate = server.htpasswd.as_deref().map(Gate::load).transpose().context("htpasswd")?.map(Arc::new);
+    let tls = tls.map(Arc::new);
+    let app = App::open(config).await?;
+    let shutdown = Shutdown::new();
+    shutdown.listen_for_signals().context("cannot listen for signals")?;
+
+    let mut listeners = JoinSet::new();
+    let main = router::registry(&app, Listener::Main, gate.clone());
+    let listener = bind(server.listen, "server.listen").await?;
+    listeners.spawn(serve(listener, tls.clone(), main, shutdown.clone()));
+    if let Some(address) = server.mirror_listen {
+        let mirror = router::registry(&app, Listener::Mirror, gate);
+        let listener = bind(address, "server.mirror_listen").await?;
+        listeners.spawn(serve(listener, tls, mirror, shutdown.clone()));
+    }
+    let listener = bind(server.admin_listen, "server.admin_listen").await?;
+    listeners.spawn(serve(listener, None, router::admin(&app), shutdown.clone()));
+
+    app.take_up().await?;
+    tracing::info!(listen = %server.listen, admin = %server.admin_listen, "serving");
+    while let Some(ended) = listeners.join_next().await {
+        ended.context("a listener failed")?;
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address} ({key}): is another process using it? Set {key} to a free address")
+    })
+}
+
+async fn serve(listener: TcpListener, tls: Option<Arc<TlsAcceptorHandle>>, routes: Router, shutdown: Shutdown) {
+    let stop = async move { shutdown.requested().await };
+    serve_http::serve(listener, tls, routes, stop, GRACE, ConnLimits::default()).await;
+}
