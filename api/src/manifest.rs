@@ -16,6 +16,7 @@ pub const MAX_CHILDREN: usize = 4096;
 
 /// A manifest or index as read from its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "one per document, and nearly all are manifests")]
 pub enum Parsed {
     /// An image or artifact manifest.
     Manifest(Manifest),

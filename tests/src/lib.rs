@@ -1,1 +1,72 @@
 //! Real clients and real servers against the real program.
+//!
+//! A test builds a [`Stage`] (registry, fault relay, proxy) on a [`Node`] (this machine, or a namespace of its own), starts the
+//! clients it needs ([`Docker`], [`Containerd`], [`Podman`], [`Skopeo`]) and lets everything fall out of scope: processes, mounts,
+//! namespaces and files go with it, and a [`Scratch`] that cannot be emptied fails the test.
+
+mod authority;
+mod client;
+mod containerd;
+mod docker;
+mod images;
+mod node;
+mod podman;
+mod proc;
+mod proxy;
+mod registry;
+mod relay;
+mod run;
+mod scratch;
+mod skip;
+mod skopeo;
+mod stage;
+pub mod tree;
+pub mod wait;
+pub mod web;
+
+pub use authority::Authority;
+pub use client::{Client, Transport};
+pub use containerd::Containerd;
+pub use docker::Docker;
+pub use images::Images;
+pub use node::{Namespace, Node};
+pub use podman::Podman;
+pub use proc::Proc;
+pub use proxy::{Proxy, ProxyOptions};
+pub use registry::{Registry, RegistryOptions};
+pub use relay::{Fault, Relay, Rule, Seen};
+pub use run::run;
+pub use scratch::Scratch;
+pub use skip::{is_root, skip};
+pub use skopeo::Skopeo;
+pub use stage::Stage;
+pub use tree::Tree;
+
+use std::path::PathBuf;
+
+/// Returns a path below the workspace's root.
+pub fn workspace(path: &str) -> PathBuf {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    PathBuf::from(root).canonicalize().unwrap_or_else(|_| PathBuf::from(root)).join(path)
+}
+
+/// Returns the sha256 digest of some bytes, as text.
+pub fn digest(bytes: &[u8]) -> String {
+    let mut hasher = api::Hasher::new(api::Algorithm::Sha256);
+    hasher.update(bytes);
+    hasher.finish().to_string()
+}
+
+/// Returns a client configuration file of `docs/examples` with each `from` replaced by its `to`.
+///
+/// # Errors
+/// The file is missing, or does not contain one of the `from` texts.
+pub fn example(file: &str, replacements: &[(&str, &str)]) -> anyhow::Result<String> {
+    let path = workspace("docs/examples").join(file);
+    let mut text = std::fs::read_to_string(&path).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
+    for (from, to) in replacements {
+        anyhow::ensure!(text.contains(from), "{} does not contain {from:?}", path.display());
+        text = text.replace(from, to);
+    }
+    Ok(text)
+}

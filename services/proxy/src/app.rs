@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use api::Parsed;
 use blobstore::{BlobStore, FsStore};
 use catalog::Catalog;
 
@@ -11,7 +12,7 @@ use crate::config::{CatalogUrl, Config};
 use crate::conversions::Conversions;
 use crate::fill::Fills;
 use crate::metrics::Metrics;
-use crate::pull::Pull;
+use crate::pull::{Pull, StoredManifest};
 use crate::remotes::Remotes;
 use crate::room::Room;
 use crate::views::Views;
@@ -22,8 +23,8 @@ pub(crate) struct App {
     pub(crate) config: Config,
     pub(crate) remotes: Remotes,
     pub(crate) catalog: Catalog,
-    pub(crate) pull: Pull,
-    pub(crate) blobs: Blobs,
+    pub(crate) pull: Arc<Pull>,
+    pub(crate) blobs: Arc<Blobs>,
     pub(crate) conversions: Arc<Conversions>,
     pub(crate) views: Views,
     pub(crate) metrics: Arc<Metrics>,
@@ -53,18 +54,36 @@ impl App {
             Arc::clone(&metrics),
         ));
         let pull = Pull::new(catalog.clone(), Arc::clone(&store), Arc::clone(&metrics), config.cache.max_stale);
-        let blobs = Blobs::new(catalog.clone(), Arc::clone(&store), fills);
-        let conversions = Arc::new(Conversions::new());
-        Ok(Arc::new(Self {
-            remotes,
-            catalog,
-            pull,
-            blobs,
-            conversions,
-            views: Views,
-            metrics,
-            config,
-        }))
+        let pull = Arc::new(pull);
+        let blobs =
+            Arc::new(Blobs::new(catalog.clone(), Arc::clone(&store), Arc::clone(&fills), Arc::clone(&metrics)));
+        let conversions = Conversions::new(
+            &config.convert,
+            catalog.clone(),
+            Arc::clone(&store),
+            fills,
+            Arc::clone(&metrics),
+            spool,
+        );
+        let conversions = Arc::new(conversions.context("cannot start the compressing threads")?);
+        let views = Views::new(
+            catalog.clone(),
+            Arc::clone(&store),
+            Arc::clone(&pull),
+            Arc::clone(&blobs),
+            Arc::clone(&conversions),
+            &config.convert,
+        );
+        Ok(Arc::new(Self { remotes, catalog, pull, blobs, conversions, views, metrics, config }))
+    }
+
+    /// Remembers which blobs of an image are layers: a read of one starts its conversion.
+    pub(crate) async fn remember_layers(&self, manifest: &StoredManifest) {
+        if let Parsed::Manifest(image) = &manifest.parsed
+            && image.is_image()
+        {
+            self.conversions.remember(&image.layers).await;
+        }
     }
 
     /// Takes up the work an earlier process left.
@@ -76,6 +95,10 @@ impl App {
             .fills()
             .take_up(|repository| self.remotes.of(repository).map(|remote| remote.client.clone()))
             .await
-            .context("cannot take up earlier fills")
+            .context("cannot take up earlier fills")?;
+        self.conversions
+            .take_up(|repository| self.remotes.target(repository))
+            .await
+            .context("cannot take up earlier conversions")
     }
 }

@@ -7,8 +7,10 @@ use blobstore::{BlobKey, BlobStore, OpenBlob};
 use catalog::{BlobRow, Catalog, LinkState};
 use moka::future::Cache;
 
+use crate::body::{BlobBody, Passing};
 use crate::error::{RegistryError, Subject};
 use crate::fill::{Fill, FillError, Fills, Joined};
+use crate::metrics::Metrics;
 use crate::remotes::Target;
 
 /// Blobs through the cache.
@@ -17,6 +19,7 @@ pub(crate) struct Blobs {
     catalog: Catalog,
     store: Arc<dyn BlobStore>,
     fills: Arc<Fills>,
+    metrics: Arc<Metrics>,
     /// Repositories known to hold a digest; links are never taken away while a process runs.
     linked: Cache<(Repository, Digest), ()>,
     opened: Cache<Digest, Arc<dyn OpenBlob>>,
@@ -33,11 +36,12 @@ pub(crate) enum Found {
 }
 
 impl Blobs {
-    pub(crate) fn new(catalog: Catalog, store: Arc<dyn BlobStore>, fills: Arc<Fills>) -> Self {
+    pub(crate) fn new(catalog: Catalog, store: Arc<dyn BlobStore>, fills: Arc<Fills>, metrics: Arc<Metrics>) -> Self {
         Self {
             catalog,
             store,
             fills,
+            metrics,
             linked: Cache::new(100_000),
             opened: Cache::new(256),
         }
@@ -114,6 +118,16 @@ impl Blobs {
         let blob = self.store.open(&key).await.map_err(|error| RegistryError::internal(&error))?;
         self.opened.insert(row.digest.clone(), Arc::clone(&blob)).await;
         Ok(blob)
+    }
+
+    /// Returns the whole body of a blob that is not to be stored.
+    ///
+    /// # Errors
+    /// The upstream's refusal or outage.
+    pub(crate) async fn pass(&self, target: &Target, digest: &Digest) -> Result<BlobBody, RegistryError> {
+        let answer = target.remote.client.blob(target.repository.name(), digest, None).await;
+        let answer = answer.map_err(|error| RegistryError::upstream(&error, Subject::Blob))?;
+        Ok(BlobBody::Passing(Passing::new(answer.body, digest, true, Arc::clone(&self.metrics))))
     }
 
     /// Returns the size of `digest` without fetching it.

@@ -9,6 +9,7 @@ use blobstore::OpenBlob;
 use bytes::Bytes;
 use futures_util::stream;
 
+use crate::error::RegistryError;
 use crate::fill::FillReader;
 use crate::metrics::{Metrics, UpstreamBytes};
 
@@ -51,6 +52,19 @@ impl BlobBody {
             Self::Filling(reader) => Ok(reader.next().await?),
             Self::Passing(passing) => passing.next().await,
         }
+    }
+
+    /// Returns all bytes, which are at most `most`.
+    pub(crate) async fn collect(mut self, most: u64) -> Result<Bytes, RegistryError> {
+        let failed = |error: BodyError| RegistryError::internal(&*error);
+        let mut all = Vec::new();
+        while let Some(piece) = self.next().await.map_err(failed)? {
+            all.extend_from_slice(&piece);
+            if all.len() as u64 > most {
+                return Err(failed(format!("more than {most} bytes").into()));
+            }
+        }
+        Ok(all.into())
     }
 
     /// Returns the HTTP body. An error in it resets the connection: there is never a clean end after

@@ -1,9 +1,246 @@
-//! stub
-use std::sync::Arc;
+//! [`Conversions`]: every layer that is turned into its twin here, each once, niced below serving.
+
+mod job;
+mod queue;
+mod source;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use api::{Descriptor, Digest, Twin, UnconvertibleReason};
+use blobstore::BlobStore;
+use catalog::{Catalog, CatalogError, TwinState};
+use moka::future::Cache;
+
+use crate::config;
+use crate::fill::Fills;
+use crate::metrics::Metrics;
 use crate::remotes::Target;
+use queue::Queue;
+
+pub(crate) use job::Job;
+
+/// How far below serving the conversions run.
+pub(crate) const NICE: i32 = 10;
+/// The rate assumed before the first conversion was measured: source bytes a second.
+const FIRST_RATE: u64 = 30 << 20;
+/// Layers remembered from the manifests that were seen.
+const KNOWN_LAYERS: u64 = 200_000;
+
+/// What is known of a layer's twin.
+#[derive(Debug, Clone)]
+pub(crate) enum LayerState {
+    /// There is a twin.
+    Ready(Box<Twin>),
+    /// There never will be one under this profile.
+    Unconvertible {
+        /// The kind of trouble.
+        reason: UnconvertibleReason,
+        /// What is wrong and where.
+        detail: String,
+    },
+    /// It is left as it is: conversion is off, or it is smaller than `convert.min_layer_size`.
+    LeftAlone,
+    /// It is being made.
+    Converting(Arc<Job>),
+}
+
+/// The conversions of one process.
 #[derive(Debug)]
-pub(crate) struct Conversions;
+pub(crate) struct Conversions {
+    catalog: Catalog,
+    store: Arc<dyn BlobStore>,
+    fills: Arc<Fills>,
+    metrics: Arc<Metrics>,
+    enabled: bool,
+    min_layer_size: u64,
+    profile: convert::Profile,
+    profile_id: String,
+    pool: Arc<convert::Pool>,
+    /// Where twins are written before they are verified and stored.
+    folder: PathBuf,
+    queue: Queue,
+    jobs: Mutex<HashMap<Digest, Arc<Job>>>,
+    layers: Cache<Digest, Descriptor>,
+    /// Source bytes a second, smoothed.
+    rate: AtomicU64,
+}
+
 impl Conversions {
-    pub(crate) fn new() -> Self { Self }
-    pub(crate) async fn layer_was_read(self: &Arc<Self>, _target: &Target, _digest: &api::Digest) {}
+    /// Returns the conversions of a process that writes its unfinished twins to `folder`.
+    ///
+    /// # Errors
+    /// The system's, when the compressing threads cannot be started.
+    pub(crate) fn new(
+        config: &config::Convert,
+        catalog: Catalog,
+        store: Arc<dyn BlobStore>,
+        fills: Arc<Fills>,
+        metrics: Arc<Metrics>,
+        folder: PathBuf,
+    ) -> std::io::Result<Self> {
+        let chunk_size = u32::try_from(config.chunk_size.bytes()).unwrap_or(u32::MAX);
+        let profile = convert::Profile { level: config.level, chunk_size };
+        let workers = config.worker_count();
+        Ok(Self {
+            catalog,
+            store,
+            fills,
+            metrics,
+            enabled: config.enabled,
+            min_layer_size: config.min_layer_size.bytes(),
+            profile_id: profile.id(),
+            profile,
+            pool: Arc::new(convert::Pool::new(workers, NICE)?),
+            folder,
+            queue: Queue::new(workers + 2),
+            jobs: Mutex::default(),
+            layers: Cache::new(KNOWN_LAYERS),
+            rate: AtomicU64::new(FIRST_RATE),
+        })
+    }
+
+    /// Returns the id of the profile that twins are made under.
+    pub(crate) fn profile_id(&self) -> &str {
+        &self.profile_id
+    }
+
+    /// Tells whether layers are converted at all.
+    pub(crate) const fn enabled(&self) -> bool {
+        self.enabled
+    }
+
+    fn jobs(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Job>>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers that `layers` are layers, so that a later read of one starts its conversion.
+    pub(crate) async fn remember(&self, layers: &[Descriptor]) {
+        for layer in layers.iter().filter(|layer| layer.media_type.is_convertible_layer()) {
+            self.layers.insert(layer.digest.clone(), layer.clone()).await;
+        }
+    }
+
+    /// Starts the conversion of a blob that was read, if it is known to be a layer.
+    pub(crate) async fn layer_was_read(self: &Arc<Self>, target: &Target, digest: &Digest) {
+        let Some(layer) = self.layers.get(digest).await else { return };
+        if let Err(error) = self.ensure(target, &layer).await {
+            tracing::warn!(blob.digest = %digest, %error, "a conversion could not be started");
+        }
+    }
+
+    /// Returns what is known of a layer's twin without starting anything; `None` where nothing is.
+    ///
+    /// # Errors
+    /// The catalog's.
+    pub(crate) async fn look(&self, layer: &Descriptor) -> Result<Option<LayerState>, CatalogError> {
+        if let Some(state) = self.by_descriptor(layer) {
+            return Ok(Some(state));
+        }
+        if let Some(job) = self.jobs().get(&layer.digest) {
+            return Ok(Some(LayerState::Converting(Arc::clone(job))));
+        }
+        let row = self.catalog.twin(&layer.digest, &self.profile_id).await?;
+        Ok(row.and_then(|row| ended(row.state)))
+    }
+
+    /// What the descriptor alone decides.
+    fn by_descriptor(&self, layer: &Descriptor) -> Option<LayerState> {
+        if !self.enabled || layer.size < self.min_layer_size {
+            return Some(LayerState::LeftAlone);
+        }
+        if layer.media_type.is_convertible_layer() && layer.urls.is_empty() {
+            return None;
+        }
+        let name = layer.media_type.as_str();
+        let reason = if name.ends_with("+encrypted") {
+            UnconvertibleReason::Encrypted
+        } else {
+            UnconvertibleReason::Foreign
+        };
+        Some(LayerState::Unconvertible { reason, detail: format!("a layer of type {name}") })
+    }
+
+    /// Returns what is known of a layer's twin; starts the conversion where nothing is.
+    ///
+    /// # Errors
+    /// The catalog's.
+    pub(crate) async fn ensure(
+        self: &Arc<Self>,
+        target: &Target,
+        layer: &Descriptor,
+    ) -> Result<LayerState, CatalogError> {
+        if let Some(state) = self.look(layer).await? {
+            return Ok(state);
+        }
+        let state = self.catalog.begin_conversion(&layer.digest, &self.profile_id, &target.repository).await?;
+        if let Some(state) = ended(state) {
+            return Ok(state);
+        }
+        let job = {
+            let mut jobs = self.jobs();
+            if let Some(job) = jobs.get(&layer.digest) {
+                return Ok(LayerState::Converting(Arc::clone(job)));
+            }
+            let job = Arc::new(Job::new(layer.clone()));
+            jobs.insert(layer.digest.clone(), Arc::clone(&job));
+            job
+        };
+        tokio::spawn(Arc::clone(self).run(target.clone(), Arc::clone(&job)));
+        Ok(LayerState::Converting(job))
+    }
+
+    /// Returns how long the conversion of `bytes` of sources will take, by what was measured.
+    pub(crate) fn estimate(&self, bytes: u64) -> Duration {
+        Duration::from_millis(bytes.saturating_mul(1000) / self.rate.load(Ordering::Relaxed).max(1))
+    }
+
+    fn measured(&self, bytes: u64, took: Duration) {
+        let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
+        // Small layers measure overhead, not speed.
+        if bytes >= 1 << 20 {
+            let old = self.rate.load(Ordering::Relaxed);
+            self.rate.store((old * 3 + bytes.saturating_mul(1000) / millis) / 4, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes up the conversions an earlier process left; `target_of` names each one's repository.
+    ///
+    /// # Errors
+    /// The catalog's.
+    pub(crate) async fn take_up(
+        self: &Arc<Self>,
+        target_of: impl Fn(&api::Repository) -> Option<Target>,
+    ) -> Result<(), CatalogError> {
+        if !self.enabled {
+            return Ok(());
+        }
+        for (digest, repository) in self.catalog.unfinished_conversions(&self.profile_id).await? {
+            let Some(target) = target_of(&repository) else { continue };
+            let layer = Descriptor {
+                media_type: api::MediaType::OciLayerGzip,
+                digest,
+                // The true size is not known before the fill is open; what depends on it was decided before.
+                size: self.min_layer_size,
+                urls: Vec::new(),
+                annotations: std::collections::BTreeMap::new(),
+                platform: None,
+                artifact_type: None,
+            };
+            self.ensure(&target, &layer).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Returns the state of a conversion that has ended.
+fn ended(state: TwinState) -> Option<LayerState> {
+    match state {
+        TwinState::Ready { twin, .. } => Some(LayerState::Ready(Box::new(twin))),
+        TwinState::Unconvertible { reason, detail } => Some(LayerState::Unconvertible { reason, detail }),
+        TwinState::Converting { .. } => None,
+    }
 }

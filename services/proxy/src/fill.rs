@@ -14,7 +14,7 @@ pub(crate) mod spool;
 use std::sync::Arc;
 
 use api::{Digest, Repository};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use upstream::UpstreamError;
 
 use crate::metrics::Metrics;
@@ -71,6 +71,8 @@ pub(crate) struct Fill {
     /// Whether the upstream answers ranges; learnt from its first answer.
     ranges: bool,
     cold_blocks: Arc<Semaphore>,
+    /// Whether the fill is over and its row, where it has one, is written.
+    over: watch::Sender<bool>,
     metrics: Arc<Metrics>,
 }
 
@@ -88,6 +90,13 @@ impl Fill {
     /// Tells whether the byte at `position` is there already.
     pub(crate) fn has(&self, position: u64) -> bool {
         matches!(self.spool.at(position), Ok(spool::Available::Until(_)))
+    }
+
+    /// Waits until the blob is in the store and has its row, or the fill has failed.
+    pub(crate) async fn wait_stored(&self) {
+        let mut over = self.over.subscribe();
+        // The sender lives in `self`, so this cannot fail.
+        let _over = over.wait_for(|over| *over).await;
     }
 
     fn spool_error(&self, source: std::io::Error) -> FillError {

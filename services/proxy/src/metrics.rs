@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use api::UnconvertibleReason;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -13,7 +13,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 /// What bytes were fetched from an upstream for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum UpstreamBytes {
     /// A fill's own segments.
     Fill,
@@ -23,8 +23,18 @@ pub(crate) enum UpstreamBytes {
     Uncached,
 }
 
+impl UpstreamBytes {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Fill => "fill",
+            Self::ColdRange => "cold_range",
+            Self::Uncached => "uncached",
+        }
+    }
+}
+
 /// Where the bytes of a range came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RangeKind {
     /// The store.
     Stored,
@@ -34,8 +44,18 @@ pub(crate) enum RangeKind {
     Cold,
 }
 
+impl RangeKind {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Stored => "stored",
+            Self::Spool => "spool",
+            Self::Cold => "cold",
+        }
+    }
+}
+
 /// How asking an upstream about a tag ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TagCheck {
     /// The known digest was fresh enough; the upstream was not asked.
     Fresh,
@@ -51,19 +71,27 @@ pub(crate) enum TagCheck {
     Failed,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct BytesLabel {
-    kind: UpstreamBytes,
+impl TagCheck {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::Unchanged => "unchanged",
+            Self::Changed => "changed",
+            Self::Stale => "stale",
+            Self::Missing => "missing",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RangeLabel {
-    kind: RangeKind,
+struct KindLabel {
+    kind: &'static str,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TagLabel {
-    outcome: TagCheck,
+struct OutcomeLabel {
+    outcome: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -84,13 +112,13 @@ pub(crate) struct Metrics {
     fills_running: Gauge,
     fills: Family<StateLabels, Counter>,
     coalesced_readers: Counter,
-    upstream_bytes: Family<BytesLabel, Counter>,
+    upstream_bytes: Family<KindLabel, Counter>,
     served_bytes: Counter,
     conversions: Family<StateLabels, Counter>,
     conversions_running: Gauge,
     conversion_seconds: Histogram,
-    ranges: Family<RangeLabel, Counter>,
-    tag_checks: Family<TagLabel, Counter>,
+    ranges: Family<KindLabel, Counter>,
+    tag_checks: Family<OutcomeLabel, Counter>,
     quota_remaining: Family<UpstreamLabel, Gauge>,
     uncached_streams: Counter,
 }
@@ -155,7 +183,7 @@ impl Metrics {
     }
 
     pub(crate) fn upstream_bytes(&self, kind: UpstreamBytes, bytes: usize) {
-        self.upstream_bytes.get_or_create(&BytesLabel { kind }).inc_by(bytes as u64);
+        self.upstream_bytes.get_or_create(&KindLabel { kind: kind.label() }).inc_by(bytes as u64);
     }
 
     pub(crate) fn served(&self, bytes: usize) {
@@ -180,11 +208,11 @@ impl Metrics {
     }
 
     pub(crate) fn range(&self, kind: RangeKind) {
-        self.ranges.get_or_create(&RangeLabel { kind }).inc();
+        self.ranges.get_or_create(&KindLabel { kind: kind.label() }).inc();
     }
 
     pub(crate) fn tag_check(&self, kind: TagCheck) {
-        self.tag_checks.get_or_create(&TagLabel { outcome: kind }).inc();
+        self.tag_checks.get_or_create(&OutcomeLabel { outcome: kind.label() }).inc();
     }
 
     pub(crate) fn quota(&self, upstream: &str, remaining: u64) {

@@ -109,6 +109,12 @@ impl Remotes {
         self.by_name.get(repository.upstream())
     }
 
+    /// Returns the target that stands for a repository of the catalog.
+    pub(crate) fn target(&self, repository: &Repository) -> Option<Target> {
+        let remote = Arc::clone(self.of(repository)?);
+        Some(Target { remote, repository: repository.clone(), chosen_by: ChosenBy::Path })
+    }
+
     /// Returns every remote once.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Remote>> {
         self.by_name.iter().filter(|(name, remote)| **name == remote.config.name).map(|(_, remote)| remote)

@@ -1,9 +1,279 @@
-//! stub
+//! [`Views`]: which manifest a tag shows in the estargz view, and when it begins to.
+
+mod implied;
+mod publish;
+
 use std::sync::Arc;
+use std::time::Duration;
+
+use api::{Digest, Platform, Tag};
+use blobstore::BlobStore;
+use catalog::Catalog;
+use moka::future::Cache;
+use tokio::time::Instant;
+
+use crate::blobs::Blobs;
+use crate::clock::now_ms;
+use crate::conversions::{Conversions, Job, LayerState};
+use crate::error::RegistryError;
+use crate::image::Image;
+use crate::pull::{Pull, PullError, ResolvedTag, StoredManifest};
 use crate::remotes::Target;
+
+/// A tag that was answered with the original keeps that answer this long: clients ask by HEAD first
+/// and by GET later, and both must agree.
+const HOLD: Duration = Duration::from_secs(60);
+/// The longest that answers in a row can keep a tag from showing its converted form.
+const LONGEST_HOLD: Duration = Duration::from_secs(600);
+/// Original answers are recorded at most this often.
+const RECORD_EVERY: Duration = Duration::from_secs(2);
+/// How long a source is remembered as one that is being converted, or that has no converted form.
+const REMEMBERED: Duration = Duration::from_secs(3600);
+
+/// Which manifest a tag shows in the estargz view.
 #[derive(Debug)]
-pub(crate) struct Views;
+pub(crate) struct Views {
+    parts: Arc<Parts>,
+}
+
+/// What the views need; shared with the tasks they start.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) catalog: Catalog,
+    pub(crate) store: Arc<dyn BlobStore>,
+    pub(crate) pull: Arc<Pull>,
+    pub(crate) blobs: Arc<Blobs>,
+    pub(crate) conversions: Arc<Conversions>,
+    pub(crate) platforms: Vec<Platform>,
+    pub(crate) wait: Duration,
+    /// Sources that are being converted, with the moment until which requests wait for them.
+    deadlines: Cache<Digest, Instant>,
+    /// Sources without a converted form: no images, or images without a twin.
+    plain: Cache<Digest, ()>,
+    /// When a source's converted form was first seen, for [`LONGEST_HOLD`].
+    ready_since: Cache<Digest, Instant>,
+    /// One building of a converted form at a time for each source.
+    building: Cache<Digest, Option<Digest>>,
+}
+
 impl Views {
-    pub(crate) fn start(&self, _target: &Target, _manifest: &Arc<crate::pull::StoredManifest>) {}
-    pub(crate) async fn choose(&self, _t: &Target, _tag: &api::Tag, _r: &crate::pull::ResolvedTag, _get: bool) -> Result<Option<api::Digest>, crate::error::RegistryError> { Ok(None) }
+    pub(crate) fn new(
+        catalog: Catalog,
+        store: Arc<dyn BlobStore>,
+        pull: Arc<Pull>,
+        blobs: Arc<Blobs>,
+        conversions: Arc<Conversions>,
+        config: &crate::config::Convert,
+    ) -> Self {
+        Self {
+            parts: Arc::new(Parts {
+                catalog,
+                store,
+                pull,
+                blobs,
+                conversions,
+                platforms: config.platforms.clone(),
+                wait: config.wait,
+                deadlines: remembered(),
+                plain: remembered(),
+                ready_since: remembered(),
+                building: Cache::builder().max_capacity(1000).time_to_live(Duration::from_secs(1)).build(),
+            }),
+        }
+    }
+
+    /// Starts the conversion of what `manifest` names and returns at once. The converted form is
+    /// built as soon as all twins are there.
+    pub(crate) fn start(&self, target: &Target, manifest: &Arc<StoredManifest>) {
+        let parts = Arc::clone(&self.parts);
+        if !parts.conversions.enabled() || parts.plain.contains_key(&manifest.digest) {
+            return;
+        }
+        let (target, manifest) = (target.clone(), Arc::clone(manifest));
+        tokio::spawn(async move {
+            if let Err(error) = parts.convert(&target, &manifest).await {
+                tracing::warn!(
+                    manifest.digest = %manifest.digest, repo.name = %target.repository,
+                    message = error.message, detail = error.detail, "an image could not be converted"
+                );
+            }
+        });
+    }
+
+    /// Returns the converted digest that `tag` shows now, or `None` where it shows the original.
+    ///
+    /// A GET starts the conversion and waits for it, up to `convert.wait` after the first such
+    /// request and only while the rest may fit; a HEAD waits only for one that runs already.
+    ///
+    /// # Errors
+    /// The catalog's, or the upstream's where a child of an index must be fetched.
+    pub(crate) async fn choose(
+        &self,
+        target: &Target,
+        tag: &Tag,
+        resolved: &ResolvedTag,
+        get: bool,
+    ) -> Result<Option<Digest>, RegistryError> {
+        let parts = &self.parts;
+        let source = &resolved.digest;
+        if !parts.conversions.enabled() || parts.plain.contains_key(source) {
+            return Ok(None);
+        }
+        let converted = parts.catalog.converted(source).await?;
+        if let Some(converted) = converted
+            && !parts.is_held(source, resolved).await
+        {
+            return Ok(Some(converted));
+        }
+        let held = resolved.original_answered_at.is_some_and(is_recent);
+        let running = parts.deadlines.contains_key(source);
+        if (get || running) && !held {
+            let manifest = parts.pull.by_digest(target, source).await?;
+            self.start(target, &manifest);
+            if let Some(converted) = parts.wait_for(target, &manifest).await? {
+                return Ok(Some(converted));
+            }
+        } else if get {
+            let manifest = parts.pull.by_digest(target, source).await?;
+            self.start(target, &manifest);
+        }
+        if parts.plain.contains_key(source) {
+            return Ok(None);
+        }
+        parts.record_original(target, tag, resolved).await?;
+        Ok(None)
+    }
+}
+
+/// Returns an empty cache of sources.
+fn remembered<V: Clone + Send + Sync + 'static>() -> Cache<Digest, V> {
+    Cache::builder().max_capacity(10_000).time_to_live(REMEMBERED).build()
+}
+
+fn is_recent(at: i64) -> bool {
+    now_ms() - at < i64::try_from(HOLD.as_millis()).unwrap_or(i64::MAX)
+}
+
+impl Parts {
+    /// Tells whether a tag must still show the original although the converted form is there.
+    async fn is_held(&self, source: &Digest, resolved: &ResolvedTag) -> bool {
+        if !resolved.original_answered_at.is_some_and(is_recent) {
+            return false;
+        }
+        let since = self.ready_since.get_with(source.clone(), async { Instant::now() }).await;
+        since.elapsed() < LONGEST_HOLD
+    }
+
+    async fn record_original(&self, target: &Target, tag: &Tag, resolved: &ResolvedTag) -> Result<(), RegistryError> {
+        let now = now_ms();
+        let every = i64::try_from(RECORD_EVERY.as_millis()).unwrap_or(i64::MAX);
+        if resolved.original_answered_at.is_none_or(|at| now - at >= every) {
+            self.catalog.tag_answered_original(&target.repository, tag, now).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the converted form of `manifest`, within bounds.
+    async fn wait_for(
+        &self,
+        target: &Target,
+        manifest: &Arc<StoredManifest>,
+    ) -> Result<Option<Digest>, RegistryError> {
+        let source = &manifest.digest;
+        let deadline = self.deadlines.get_with(source.clone(), async { Instant::now() + self.wait }).await;
+        let work = async {
+            let Some(image) = self.image(target, manifest).await? else { return Ok(None) };
+            loop {
+                let (_, jobs) = self.states(target, &image).await?;
+                let Some(longest) = jobs.iter().max_by_key(|job| job.size()) else {
+                    return self.converted_form(target, &image).await;
+                };
+                let rest = self.conversions.estimate(jobs.iter().map(|job| job.size()).sum());
+                if Instant::now() + rest > deadline {
+                    return Ok(None);
+                }
+                longest.ended().await;
+            }
+        };
+        match tokio::time::timeout_at(deadline, work).await {
+            Ok(result) => result,
+            Err(_elapsed) => Ok(None),
+        }
+    }
+
+    /// Converts everything `manifest` names and builds its converted form; takes as long as it takes.
+    async fn convert(&self, target: &Target, manifest: &Arc<StoredManifest>) -> Result<(), RegistryError> {
+        self.deadlines.get_with(manifest.digest.clone(), async { Instant::now() + self.wait }).await;
+        let Some(image) = self.image(target, manifest).await? else { return Ok(()) };
+        // A layer that fails for a passing reason is tried again when the image is next asked for.
+        let (_, jobs) = self.states(target, &image).await?;
+        for job in jobs {
+            job.ended().await;
+        }
+        if self.all_known(&image).await? {
+            self.converted_form(target, &image).await?;
+        }
+        Ok(())
+    }
+
+    async fn image(&self, target: &Target, manifest: &Arc<StoredManifest>) -> Result<Option<Image>, RegistryError> {
+        let image = Image::load(&self.pull, target, manifest, &self.platforms).await?;
+        if image.is_none() {
+            self.plain.insert(manifest.digest.clone(), ()).await;
+        }
+        Ok(image)
+    }
+
+    /// Returns the state of every layer, starting what is not there, and the jobs that still run.
+    async fn states(
+        &self,
+        target: &Target,
+        image: &Image,
+    ) -> Result<(Vec<LayerState>, Vec<Arc<Job>>), RegistryError> {
+        let mut layers: Vec<_> = image.layers().collect();
+        layers.sort_by_key(|layer| std::cmp::Reverse(layer.size));
+        let (mut states, mut jobs) = (Vec::with_capacity(layers.len()), Vec::new());
+        for layer in layers {
+            let state = self.conversions.ensure(target, layer).await?;
+            if let LayerState::Converting(job) = &state {
+                jobs.push(Arc::clone(job));
+            }
+            states.push(state);
+        }
+        Ok((states, jobs))
+    }
+
+    async fn all_known(&self, image: &Image) -> Result<bool, RegistryError> {
+        for layer in image.layers() {
+            match self.conversions.look(layer).await? {
+                None | Some(LayerState::Converting(_)) => return Ok(false),
+                Some(LayerState::Ready(_) | LayerState::Unconvertible { .. } | LayerState::LeftAlone) => {}
+            }
+        }
+        Ok(true)
+    }
+
+    /// Returns the digest of the one converted form of `image`, building it if need be. All its
+    /// layers must be known.
+    async fn converted_form(&self, target: &Target, image: &Image) -> Result<Option<Digest>, RegistryError> {
+        let source = image.digest().clone();
+        let built = self.building.try_get_with(source.clone(), self.build(target, image)).await;
+        match built {
+            Ok(Some(converted)) => {
+                self.ready_since.get_with(source, async { Instant::now() }).await;
+                Ok(Some(converted))
+            }
+            Ok(None) => {
+                self.plain.insert(source, ()).await;
+                Ok(None)
+            }
+            Err(error) => Err((*error).clone()),
+        }
+    }
+}
+
+impl From<PullError> for RegistryError {
+    fn from(error: PullError) -> Self {
+        Self::pull(&Arc::new(error))
+    }
 }

@@ -179,49 +179,6 @@ async fn the_newest_commits_are_synced_only_where_they_must_be() {
     assert_eq!(setting().await, 2, "not FULL while durable");
 }
 
-/// Not a promise, a figure: `cargo test -p catalog --release -- --ignored --nocapture latency`.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "measures"]
-async fn latency() {
-    const ROWS: u32 = 100_000;
-    const CALLS: u32 = 2000;
-    let folder = tempfile::tempdir().unwrap();
-    let catalog = open(&folder).await;
-    fill(&folder, ROWS).await;
-    let (home, tag) = (home(), Tag::parse("latest").unwrap());
-    let layer = Digest::of(b"a base layer");
-    macro_rules! time {
-        ($name:literal, $n:ident, $call:expr) => {
-            let start = Instant::now();
-            for $n in 0..CALLS {
-                let _ = $call.await.unwrap();
-            }
-            println!("{:24} {:>8.1} µs", $name, start.elapsed().as_secs_f64() * 1e6 / f64::from(CALLS));
-        };
-    }
-    let nth = |n: u32| Digest::of(&(n * 37 % ROWS).to_le_bytes());
-    time!("blob", n, catalog.blob(&nth(n)));
-    time!("is_linked, linked", n, catalog.is_linked(&home, &nth(n)));
-    time!("is_linked, named", n, catalog.is_linked(&home, &Digest::of(&(n * 37 % ROWS).to_be_bytes())));
-    time!("is_linked, unknown", _n, catalog.is_linked(&home, &layer));
-    time!("twin, none", n, catalog.twin(&nth(n), "p"));
-    time!("tag, none", _n, catalog.tag(&home, &tag));
-    time!("link (write)", n, catalog.link(&home, &Digest::of(&n.to_be_bytes())));
-    time!("add_blob (write)", n, async {
-        let row = BlobRow { digest: Digest::of(format!("new {n}").as_bytes()), size: 1, key: "k".into() };
-        catalog.add_blob(&row, &[&home]).await
-    });
-    time!("commit_converted (sync)", n, async {
-        let digest = Digest::of(format!("view {n}").as_bytes());
-        let row = ManifestRow { digest: digest.clone(), media_type: MediaType::OciManifest, size: 1, key: "k".into() };
-        catalog.commit_converted(&digest, "p", &row, None, std::slice::from_ref(&layer)).await
-    });
-    assert!(matches!(
-        catalog.begin_conversion(&layer, "p", &home).await.unwrap(),
-        TwinState::Converting { attempts: 1 }
-    ));
-}
-
 /// Writes `rows` blobs with links, and manifests of the first of them that name others.
 async fn fill(folder: &TempDir, rows: u32) {
     let mut other = raw(folder).await;

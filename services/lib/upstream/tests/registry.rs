@@ -76,7 +76,6 @@ async fn push_blob(http: &reqwest::Client, base: &str, bytes: Vec<u8>) -> Digest
 }
 
 #[tokio::test]
-#[ignore = "needs docker-registry and openssl"]
 async fn a_real_registry_is_read() {
     let dir = tempfile::tempdir().unwrap();
     let registry = Registry::start(dir.path());

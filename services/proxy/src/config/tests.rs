@@ -310,3 +310,22 @@ fn allow_and_deny_decide_together() {
     let permits = |name| config.upstreams.default_upstream().permits(&api::RepositoryName::parse(name).unwrap());
     assert!(permits("x/app") && !permits("x/secret") && !permits("y"));
 }
+
+#[test]
+fn the_documentation_names_every_key_and_its_example_loads() {
+    let docs = include_str!("../../../../docs/CONFIGURATION.md");
+    let (_, example) = docs.split_once("```toml\n").unwrap();
+    let (example, _) = example.split_once("```").unwrap();
+    // Only the files of the example are missing here.
+    for error in errors(example, &[]) {
+        assert!(error.contains("cannot read /etc/firstlight/"), "{error}");
+    }
+    let unknown = "x = 1\n";
+    for section in ["[server]", "[storage]", "[catalog]", "[convert]", "[cache]", "[[upstream]]\nname = \"a\""] {
+        let errors = errors(&format!("{section}\n{unknown}"), &[]);
+        let (_, keys) = errors[0].split_once("the keys here are ").unwrap();
+        for key in keys.split(", ") {
+            assert!(docs.contains(&format!("`{key}`")), "{section} {key} is not documented");
+        }
+    }
+}

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use api::{Digest, Repository};
 use blobstore::{BlobKey, BlobStore, Generation};
 use catalog::{BlobRow, Catalog};
-use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, watch};
 
 use super::intervals::Intervals;
 use super::journal::{Journal, spool_path};
@@ -166,6 +166,7 @@ impl Fills {
             repository: repository.clone(),
             ranges,
             cold_blocks: Arc::new(Semaphore::new(COLD_BLOCKS)),
+            over: watch::Sender::new(false),
             metrics: Arc::clone(&self.metrics),
         });
         self.metrics.fill_started();
@@ -203,6 +204,7 @@ impl Fills {
             tracing::warn!(blob.digest = %digest, %error, "the end of a fill could not be recorded");
         }
         self.running().remove(&digest);
+        fill.over.send_replace(true);
         drop(place);
     }
 

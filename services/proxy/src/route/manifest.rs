@@ -41,6 +41,7 @@ pub(crate) async fn answer(
             };
             let shown = choice.as_ref().unwrap_or(&resolved.digest);
             let manifest = app.pull.by_digest(target, shown).await?;
+            app.remember_layers(&manifest).await;
             let about = About {
                 view: if choice.is_some() { View::Estargz } else { View::Original },
                 source: choice.is_some().then(|| resolved.digest.clone()),
@@ -61,6 +62,7 @@ async fn by_digest(
     headers: &HeaderMap,
 ) -> Result<Response<Body>, RegistryError> {
     let manifest = app.pull.by_digest(target, digest).await?;
+    app.remember_layers(&manifest).await;
     let source = app.catalog.source_of_converted(digest).await?;
     let about = About {
         view: if source.is_some() { View::Estargz } else { View::Original },

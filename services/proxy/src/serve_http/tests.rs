@@ -93,13 +93,12 @@ async fn a_failed_body_never_ends_cleanly() {
         }
     }
     // What stands on the wire: no byte after the piece, above all no last chunk.
-    for (path, rest) in [("/cut", ""), ("/cut-chunked", "3e8\r\n")] {
+    for (path, rest) in [("/cut", ""), ("/cut-chunked", "3E8\r\n")] {
         let answer = exchange(server.address, &format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n")).await;
         let body = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
         let mut expected = rest.as_bytes().to_vec();
         expected.extend_from_slice(PIECE);
-        let shown = String::from_utf8_lossy(&answer);
-        let tail = answer[body..].strip_prefix(&expected[..]).unwrap_or_else(|| panic!("{path}: {shown:?}"));
+        let tail = answer[body..].strip_prefix(&expected[..]).unwrap();
         assert!(tail.is_empty() || tail == b"\r\n", "{path}: {tail:?}");
     }
 }

@@ -1,0 +1,126 @@
+//! [`Members`]: has members compressed and writes them in order.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Write;
+
+use api::Digest;
+use crossbeam_channel::Receiver;
+use estargz::writer::Batch;
+use sha2::{Digest as _, Sha256};
+
+use crate::pool::Compressed;
+use crate::spill::Spill;
+use crate::store::chunk_record;
+use crate::{Cancel, ConvertError, Pool};
+
+/// The members of a twin on their way to the file.
+pub(crate) struct Members<'a> {
+    pool: &'a Pool,
+    level: u8,
+    twin: &'a mut File,
+    waiting: VecDeque<Receiver<Compressed>>,
+    /// The records of chunks; none any more once the source's tar has ended.
+    chunks: Option<Spill>,
+    pub(crate) size: u64,
+    plain_size: u64,
+    hash: Sha256,
+    plain_hash: Sha256,
+    cancel: &'a Cancel,
+    progress: &'a dyn Fn(u64),
+}
+
+impl<'a> Members<'a> {
+    pub(crate) fn new(
+        twin: &'a mut File,
+        chunks: Spill,
+        level: u8,
+        pool: &'a Pool,
+        cancel: &'a Cancel,
+        progress: &'a dyn Fn(u64),
+    ) -> Self {
+        Self {
+            pool,
+            level,
+            twin,
+            waiting: VecDeque::new(),
+            chunks: Some(chunks),
+            size: 0,
+            plain_size: 0,
+            hash: Sha256::new(),
+            plain_hash: Sha256::new(),
+            cancel,
+            progress,
+        }
+    }
+
+    /// Queues a batch; first writes what is finished if enough are on their way.
+    pub(crate) fn submit(&mut self, batch: Batch) -> Result<(), ConvertError> {
+        if batch.members.is_empty() {
+            return Ok(());
+        }
+        if self.cancel.is_cancelled() {
+            return Err(ConvertError::Cancelled);
+        }
+        while self.waiting.len() >= self.pool.workers() + 2 {
+            self.write_next()?;
+        }
+        self.plain_hash.update(&batch.plain);
+        self.plain_size += batch.plain.len() as u64;
+        self.waiting.push_back(self.pool.submit(batch, self.level));
+        (self.progress)(self.plain_size);
+        Ok(())
+    }
+
+    /// Writes all that is on its way.
+    fn drain(&mut self) -> Result<(), ConvertError> {
+        while !self.waiting.is_empty() {
+            self.write_next()?;
+        }
+        Ok(())
+    }
+
+    /// Writes all that is on its way and returns the records of chunks.
+    pub(crate) fn take_chunks(&mut self) -> Result<Option<Spill>, ConvertError> {
+        self.drain()?;
+        Ok(self.chunks.take())
+    }
+
+    fn write_next(&mut self) -> Result<(), ConvertError> {
+        let Some(next) = self.waiting.pop_front() else { return Ok(()) };
+        let gone = |_| ConvertError::Output(std::io::Error::other("compressor is gone"));
+        let compressed = next.recv().map_err(gone)?;
+        for (size, digest) in compressed.members {
+            if let (Some(digest), Some(chunks)) = (digest, &mut self.chunks) {
+                chunks.append(&chunk_record(self.size, &digest)).map_err(ConvertError::Output)?;
+            }
+            self.size += size as u64;
+        }
+        self.write(&compressed.bytes)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), ConvertError> {
+        self.hash.update(bytes);
+        self.twin.write_all(bytes).map_err(ConvertError::Output)
+    }
+
+    /// Ends the blob with `footer` and returns its digest and that of its plain tar.
+    pub(crate) fn finish(mut self, footer: &[u8]) -> Result<Finished, ConvertError> {
+        self.drain()?;
+        self.write(footer)?;
+        Ok(Finished {
+            digest: Digest::from_sha256(&self.hash.finalize().into()),
+            size: self.size + footer.len() as u64,
+            diff_id: Digest::from_sha256(&self.plain_hash.finalize().into()),
+            plain_size: self.plain_size,
+        })
+    }
+}
+
+/// A finished blob.
+pub(crate) struct Finished {
+    pub(crate) digest: Digest,
+    pub(crate) size: u64,
+    pub(crate) diff_id: Digest,
+    pub(crate) plain_size: u64,
+}

@@ -1,0 +1,64 @@
+//! A source that is valid eStargz is its own twin.
+
+use std::io::{BufReader, Read};
+
+use api::{Algorithm, Digest, Hasher, TarTail, Twin};
+use estargz::read_at::Section;
+use estargz::verify::{VerifyError, verify};
+use estargz::{Blob, OpenError};
+
+use crate::inflate::PlainTar;
+use crate::source::{At, Source};
+use crate::{ConvertError, Limits};
+
+/// The longest TOC that is taken as it is: the check holds it in memory. A layer with a longer one is converted.
+const MAX_TOC: u64 = 32 << 20;
+
+/// A source that is its own twin.
+pub(crate) struct Own {
+    pub(crate) twin: Twin,
+    pub(crate) toc_json: Vec<u8>,
+}
+
+/// Checks a source that has arrived whole and was unpacked to `plain`. Returns `None` if it is no eStargz, or if its
+/// TOC tells another story than its tar.
+pub(crate) fn check(source: &dyn Source, limits: &Limits, plain: &PlainTar) -> Result<Option<Own>, ConvertError> {
+    let blob = match Blob::open(At(source), source.size(), MAX_TOC.min(limits.toc_bytes)) {
+        Ok(blob) => blob,
+        Err(OpenError::Io(e)) => return Err(ConvertError::Source(e)),
+        Err(_) => return Ok(None),
+    };
+    let verified = match verify(&blob, None, &limits.tar()) {
+        Ok(verified) => verified,
+        Err(VerifyError::Open(OpenError::Io(e))) => return Err(ConvertError::Source(e)),
+        Err(_) => return Ok(None),
+    };
+    let diff_id = Digest::from_sha256(&plain.sha256);
+    if verified.diff_id != diff_id {
+        return Ok(None);
+    }
+    let twin = Twin {
+        digest: digest(source)?,
+        size: source.size(),
+        diff_id: diff_id.clone(),
+        plain_size: plain.size,
+        toc_digest: verified.toc_digest,
+        toc_size: blob.toc_json().len() as u64,
+        source_diff_id: diff_id,
+        source_plain_size: plain.size,
+        tail: TarTail::Zeros(0),
+        implied_dirs: verified.implied_dirs,
+    };
+    Ok(Some(Own { twin, toc_json: blob.toc_json().to_vec() }))
+}
+
+fn digest(source: &dyn Source) -> Result<Digest, ConvertError> {
+    let mut reader = BufReader::new(Section::new(At(source), 0, source.size()));
+    let (mut hash, mut buffer) = (Hasher::new(Algorithm::Sha256), vec![0; 256 << 10]);
+    loop {
+        match reader.read(&mut buffer).map_err(ConvertError::Source)? {
+            0 => return Ok(hash.finish()),
+            n => hash.update(&buffer[..n]),
+        }
+    }
+}

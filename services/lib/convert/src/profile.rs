@@ -1,0 +1,66 @@
+//! [`Profile`]: all that decides a twin's bytes.
+
+use serde::Serialize;
+
+/// Raised with every change that gives any layer another twin.
+const CONVERTER_VERSION: u32 = 1;
+const COMPRESSOR: &str = "libdeflate";
+/// The version that libdeflate-sys builds; its output may change with it.
+const COMPRESSOR_VERSION: &str = "1.26";
+
+/// All that decides a twin's bytes, given the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Profile {
+    /// The compression level, 1 to 12.
+    pub level: u8,
+    /// The most bytes of a file in one chunk, at least 4096.
+    pub chunk_size: u32,
+}
+
+impl Default for Profile {
+    fn default() -> Self {
+        Self { level: 6, chunk_size: 1 << 20 }
+    }
+}
+
+/// A profile with all its constants, to be kept beside what was made under it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Description {
+    /// The version of the converter.
+    pub converter: u32,
+    /// The compressor's name.
+    pub compressor: &'static str,
+    /// The compressor's version.
+    pub compressor_version: &'static str,
+    /// The compression level.
+    pub level: u8,
+    /// The most bytes of a file in one chunk.
+    pub chunk_size: u32,
+}
+
+impl Profile {
+    /// Returns a short text that is equal for equal profiles only.
+    pub fn id(&self) -> String {
+        format!("v{CONVERTER_VERSION}-{COMPRESSOR}{COMPRESSOR_VERSION}-l{}-c{}", self.level, self.chunk_size)
+    }
+
+    /// Returns the profile with all its constants.
+    pub fn describe(&self) -> Description {
+        Description {
+            converter: CONVERTER_VERSION,
+            compressor: COMPRESSOR,
+            compressor_version: COMPRESSOR_VERSION,
+            level: self.level,
+            chunk_size: self.chunk_size,
+        }
+    }
+
+    /// The level as libdeflate takes it; out of bounds becomes the nearest bound.
+    pub(crate) fn clamped_level(&self) -> u8 {
+        self.level.clamp(1, 12)
+    }
+
+    pub(crate) fn clamped_chunk_size(&self) -> u64 {
+        u64::from(self.chunk_size.clamp(4096, 64 << 20))
+    }
+}

@@ -1,0 +1,236 @@
+//! [`Job`]: the conversion of one layer, from its first byte to its row.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{Descriptor, Digest, UnconvertibleReason};
+use blobstore::{BlobKey, Generation};
+use convert::{Cancel, ConvertError, Converted, Limits, Outputs};
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use super::source::LayerSource;
+use super::{Conversions, NICE};
+use crate::fill::{Fill, FillError, Joined};
+use crate::remotes::Target;
+
+/// The conversion of one layer.
+#[derive(Debug)]
+pub(crate) struct Job {
+    layer: Descriptor,
+    ended: watch::Sender<bool>,
+}
+
+impl Job {
+    pub(super) fn new(layer: Descriptor) -> Self {
+        Self { layer, ended: watch::Sender::new(false) }
+    }
+
+    /// Returns the size of the source in bytes.
+    pub(crate) const fn size(&self) -> u64 {
+        self.layer.size
+    }
+
+    /// Waits until the conversion has ended, well or not.
+    pub(crate) async fn ended(&self) {
+        let mut ended = self.ended.subscribe();
+        // The sender lives in `self`, so this cannot fail.
+        let _ended = ended.wait_for(|ended| *ended).await;
+    }
+}
+
+/// How a job ends without a twin.
+#[derive(Debug, thiserror::Error)]
+enum JobError {
+    #[error("cannot read the layer")]
+    Fill(#[from] FillError),
+    #[error("cannot convert the layer")]
+    Convert(#[from] ConvertError),
+    #[error("catalog failed")]
+    Catalog(#[from] catalog::CatalogError),
+    #[error("blob store failed")]
+    Store(#[from] blobstore::StoreError),
+    #[error("catalog row of a blob is damaged")]
+    Key(#[from] blobstore::KeyError),
+    #[error("cannot use {path}")]
+    File { path: PathBuf, source: std::io::Error },
+    #[error("the converting thread ended without a result")]
+    Thread,
+    #[error("the source was not stored")]
+    SourceNotStored,
+}
+
+/// The unfinished files of a job; removed when dropped, unless the store has taken them.
+#[derive(Debug)]
+struct Drafts {
+    twin: PathBuf,
+    toc: PathBuf,
+}
+
+impl Drafts {
+    fn new(folder: &Path, digest: &Digest) -> Self {
+        let path = |kind: &str| folder.join(format!("{kind}-{}.draft", digest.hex()));
+        Self { twin: path("twin"), toc: path("toc") }
+    }
+}
+
+impl Drop for Drafts {
+    fn drop(&mut self) {
+        for path in [&self.twin, &self.toc] {
+            // Usually the store has taken them.
+            let _gone = std::fs::remove_file(path);
+        }
+    }
+}
+
+impl Conversions {
+    /// Converts the layer of `job` and records the result. What fails for a passing reason leaves the
+    /// row as it is, so that the next one who asks starts over.
+    pub(super) async fn run(self: Arc<Self>, target: Target, job: Arc<Job>) {
+        let digest = job.layer.digest.clone();
+        let _place = self.queue.place(job.size()).await;
+        self.metrics.conversion_started();
+        let started = Instant::now();
+        let result = self.convert(&target, &digest).await;
+        let outcome = self.record(&digest, result, started.elapsed()).await;
+        self.metrics.conversion_ended(outcome, started.elapsed());
+        self.jobs().remove(&digest);
+        job.ended.send_replace(true);
+    }
+
+    async fn record(
+        &self,
+        digest: &Digest,
+        result: Result<u64, JobError>,
+        took: Duration,
+    ) -> Result<(), Option<UnconvertibleReason>> {
+        let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        match result {
+            Ok(size_bytes) => {
+                self.measured(size_bytes, took);
+                tracing::info!(blob.digest = %digest, size_bytes, duration_ms, "layer converted");
+                Ok(())
+            }
+            Err(JobError::Convert(ConvertError::Unconvertible { reason, detail })) => {
+                tracing::warn!(blob.digest = %digest, %reason, detail, duration_ms, "layer stays as it is");
+                match self.catalog.refuse_conversion(digest, &self.profile_id, reason, &detail).await {
+                    Ok(_) => Err(Some(reason)),
+                    Err(error) => {
+                        tracing::error!(blob.digest = %digest, %error, "the refusal could not be recorded");
+                        Err(None)
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::error!(
+                    blob.digest = %digest, error = &error as &dyn std::error::Error, duration_ms,
+                    "conversion failed and will be tried again when the layer is next asked for"
+                );
+                Err(None)
+            }
+        }
+    }
+
+    async fn convert(&self, target: &Target, digest: &Digest) -> Result<u64, JobError> {
+        let (source, fill) = self.source(target, digest).await?;
+        let size = convert::Source::size(&source);
+        let drafts = Arc::new(Drafts::new(&self.folder, digest));
+        match self.on_thread(source, &drafts).await? {
+            Converted::Twin(twin) => {
+                let key = BlobKey::blob(&twin.digest, Generation::random());
+                let toc_key = BlobKey::toc(&twin.toc_digest, Generation::random());
+                self.store.put_file(&key, &drafts.twin).await?;
+                self.store.put_file(&toc_key, &drafts.toc).await?;
+                self.finish(digest, &twin, &key, &toc_key).await?;
+            }
+            Converted::OwnTwin(twin) => {
+                if let Some(fill) = &fill {
+                    fill.wait_stored().await;
+                }
+                let row = self.catalog.blob(digest).await?.ok_or(JobError::SourceNotStored)?;
+                let toc_key = BlobKey::toc(&twin.toc_digest, Generation::random());
+                self.store.put_file(&toc_key, &drafts.toc).await?;
+                self.finish(digest, &twin, &row.key.parse()?, &toc_key).await?;
+            }
+        }
+        Ok(size)
+    }
+
+    /// Bytes are stored by now; this makes them count, or removes what lost to an earlier writer.
+    async fn finish(
+        &self,
+        digest: &Digest,
+        twin: &api::Twin,
+        key: &BlobKey,
+        toc_key: &BlobKey,
+    ) -> Result<(), JobError> {
+        let state = self
+            .catalog
+            .finish_conversion(digest, &self.profile_id, twin, &key.to_string(), &toc_key.to_string())
+            .await?;
+        if let catalog::TwinState::Ready { key: kept, toc_key: kept_toc, .. } = state {
+            if kept_toc != toc_key.to_string() {
+                self.store.delete(toc_key).await?;
+            }
+            if kept != key.to_string() && twin.digest != *digest {
+                self.store.delete(key).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn source(&self, target: &Target, digest: &Digest) -> Result<(LayerSource, Option<Arc<Fill>>), JobError> {
+        let row = match self.catalog.blob(digest).await? {
+            Some(row) => row,
+            None => match self.fills.join(&target.remote.client, &target.repository, digest).await? {
+                Joined::Running(fill) => return Ok((LayerSource::Filling(Arc::clone(&fill)), Some(fill))),
+                Joined::Stored(row) => row,
+            },
+        };
+        Ok((LayerSource::Stored(self.store.open(&row.key.parse()?).await?), None))
+    }
+
+    /// Runs the conversion on a thread of its own, niced below serving.
+    async fn on_thread(&self, source: LayerSource, drafts: &Arc<Drafts>) -> Result<Converted, JobError> {
+        let (done, result) = oneshot::channel();
+        let (profile, pool, folder) = (self.profile, Arc::clone(&self.pool), self.folder.clone());
+        let drafts = Arc::clone(drafts);
+        let spawned = std::thread::Builder::new().name("convert".into()).spawn(move || {
+            nice();
+            // The receiver is gone only when the process stops.
+            let _unheard = done.send(convert_files(&source, &drafts, &folder, &profile, &pool));
+        });
+        spawned.map_err(|source| JobError::File { path: self.folder.clone(), source })?;
+        result.await.map_err(|_| JobError::Thread)?
+    }
+}
+
+fn convert_files(
+    source: &LayerSource,
+    drafts: &Drafts,
+    scratch: &Path,
+    profile: &convert::Profile,
+    pool: &convert::Pool,
+) -> Result<Converted, JobError> {
+    let open = |path: &Path| {
+        File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(path)
+            .map_err(|source| JobError::File { path: path.to_owned(), source })
+    };
+    let (mut twin, mut toc) = (open(&drafts.twin)?, open(&drafts.toc)?);
+    let outputs = Outputs { twin: &mut twin, toc: &mut toc, scratch };
+    Ok(convert::convert(source, outputs, profile, &Limits::default(), pool, &Cancel::default(), &|_| {})?)
+}
+
+/// Lowers the priority of the calling thread; on Linux a process id may be a thread's.
+fn nice() {
+    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE) {
+        tracing::debug!(%error, "the converting thread could not be niced");
+    }
+}

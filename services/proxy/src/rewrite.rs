@@ -1,0 +1,310 @@
+//! Rewrites manifests, configs and indexes for the estargz view. It works on the raw JSON, so that
+//! keys unknown here survive in their order; the same input gives the same bytes.
+
+use api::{Digest, MediaType, Twin};
+use serde_json::{Value, json};
+
+/// The annotation that names the manifest a converted one was made from.
+pub(crate) const SOURCE_ANNOTATION: &str = "io.firstlight.source.digest";
+/// The annotation that names the profile it was made under.
+pub(crate) const PROFILE_ANNOTATION: &str = "io.firstlight.profile";
+
+/// What becomes of one layer.
+#[derive(Debug, Clone)]
+pub(crate) enum Choice {
+    /// It stays the source.
+    Keep,
+    /// Its twin takes its place.
+    Twin(Box<Twin>),
+}
+
+/// A converted manifest and its config.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ConvertedImage {
+    pub(crate) manifest: Vec<u8>,
+    pub(crate) config: Vec<u8>,
+}
+
+/// Why an image has no converted form; it is served as it is.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RewriteError {
+    /// The document is not what its type says.
+    #[error("{what} is not of the expected form")]
+    Form {
+        /// The part.
+        what: &'static str,
+    },
+    /// The config and the manifest disagree.
+    #[error("the manifest has {layers} layers but its config {diff_ids} diff_ids")]
+    LayerCount {
+        /// Layers in the manifest.
+        layers: usize,
+        /// diffIDs in the config.
+        diff_ids: usize,
+    },
+    /// The config names another content than the layer has.
+    #[error("the config says diff_id {claimed} of layer {layer}, which has {found}")]
+    DiffId {
+        /// The layer's digest.
+        layer: Digest,
+        /// What the config says.
+        claimed: String,
+        /// What was measured.
+        found: Digest,
+    },
+    /// No layer has a twin.
+    #[error("no layer has a twin")]
+    NothingConverted,
+    /// The JSON cannot be read or written.
+    #[error("not valid JSON")]
+    Json(#[from] serde_json::Error),
+}
+
+/// Returns the converted form of an image whose layers become `choices`, in order.
+///
+/// # Errors
+/// Says why there is none.
+pub(crate) fn image(
+    source: &SourceDocument<'_>,
+    config: &[u8],
+    choices: &[Choice],
+    profile: &str,
+) -> Result<ConvertedImage, RewriteError> {
+    if !choices.iter().any(|choice| matches!(choice, Choice::Twin(_))) {
+        return Err(RewriteError::NothingConverted);
+    }
+    let mut document: Value = serde_json::from_slice(source.bytes)?;
+    let layers = document.get_mut("layers").and_then(Value::as_array_mut).ok_or(form("layers"))?;
+    if layers.len() != choices.len() {
+        return Err(form("layers"));
+    }
+    let config = rewrite_config(config, layers, choices)?;
+    for (layer, choice) in layers.iter_mut().zip(choices) {
+        rewrite_layer(layer, choice)?;
+    }
+    let descriptor = document.get_mut("config").ok_or(form("config"))?;
+    *descriptor = json!({
+        "mediaType": MediaType::OciConfig.as_str(),
+        "digest": Digest::of(&config).to_string(),
+        "size": config.len(),
+    });
+    finish(&mut document, source, &MediaType::OciManifest, profile)?;
+    Ok(ConvertedImage { manifest: serde_json::to_vec(&document)?, config })
+}
+
+/// The document that is rewritten.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SourceDocument<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) digest: &'a Digest,
+    pub(crate) media_type: &'a MediaType,
+}
+
+/// Returns the converted form of an index in which each `(source, converted, size)` of `children`
+/// takes the place of its source. All other children keep their descriptors.
+///
+/// # Errors
+/// Says why there is none.
+pub(crate) fn index(
+    source: &SourceDocument<'_>,
+    children: &[(Digest, Digest, usize)],
+    profile: &str,
+) -> Result<Vec<u8>, RewriteError> {
+    let mut document: Value = serde_json::from_slice(source.bytes)?;
+    let entries = document.get_mut("manifests").and_then(Value::as_array_mut).ok_or(form("manifests"))?;
+    let mut replaced = 0;
+    for entry in entries {
+        let named = entry.get("digest").and_then(Value::as_str).unwrap_or_default();
+        let Some((_, converted, size)) = children.iter().find(|(source, ..)| source.to_string() == named) else {
+            continue;
+        };
+        let entry = entry.as_object_mut().ok_or(form("manifests"))?;
+        entry.insert("mediaType".into(), MediaType::OciManifest.as_str().into());
+        entry.insert("digest".into(), converted.to_string().into());
+        entry.insert("size".into(), (*size).into());
+        entry.shift_remove("data");
+        replaced += 1;
+    }
+    if replaced == 0 {
+        return Err(RewriteError::NothingConverted);
+    }
+    finish(&mut document, source, &MediaType::OciIndex, profile)?;
+    Ok(serde_json::to_vec(&document)?)
+}
+
+const fn form(what: &'static str) -> RewriteError {
+    RewriteError::Form { what }
+}
+
+/// Sets what both kinds of converted documents carry: type, subject, annotations.
+fn finish(
+    document: &mut Value,
+    source: &SourceDocument<'_>,
+    media_type: &MediaType,
+    profile: &str,
+) -> Result<(), RewriteError> {
+    let document = document.as_object_mut().ok_or(form("manifest"))?;
+    document.insert("mediaType".into(), media_type.as_str().into());
+    document.insert(
+        "subject".into(),
+        json!({
+            "mediaType": source.media_type.as_str(),
+            "digest": source.digest.to_string(),
+            "size": source.bytes.len(),
+        }),
+    );
+    let annotations = document.entry("annotations").or_insert_with(|| json!({}));
+    if annotations.is_null() {
+        *annotations = json!({});
+    }
+    let annotations = annotations.as_object_mut().ok_or(form("annotations"))?;
+    annotations.insert(SOURCE_ANNOTATION.into(), source.digest.to_string().into());
+    annotations.insert(PROFILE_ANNOTATION.into(), profile.into());
+    Ok(())
+}
+
+fn rewrite_layer(layer: &mut Value, choice: &Choice) -> Result<(), RewriteError> {
+    let layer = layer.as_object_mut().ok_or(form("layers"))?;
+    layer.shift_remove("data");
+    let twin = match choice {
+        Choice::Keep => {
+            let named = layer.get("mediaType").and_then(Value::as_str).unwrap_or_default();
+            let media_type = MediaType::parse(named).to_oci();
+            layer.insert("mediaType".into(), media_type.as_str().into());
+            return Ok(());
+        }
+        Choice::Twin(twin) => twin,
+    };
+    layer.insert("mediaType".into(), MediaType::OciLayerGzip.as_str().into());
+    layer.insert("digest".into(), twin.digest.to_string().into());
+    layer.insert("size".into(), twin.size.into());
+    let annotations = layer.entry("annotations").or_insert_with(|| json!({}));
+    if annotations.is_null() {
+        *annotations = json!({});
+    }
+    let annotations = annotations.as_object_mut().ok_or(form("layer annotations"))?;
+    annotations.insert(estargz::TOC_DIGEST_ANNOTATION.into(), twin.toc_digest.to_string().into());
+    annotations.insert(estargz::UNCOMPRESSED_SIZE_ANNOTATION.into(), twin.plain_size.to_string().into());
+    Ok(())
+}
+
+/// Replaces `rootfs.diff_ids` alone.
+fn rewrite_config(config: &[u8], layers: &[Value], choices: &[Choice]) -> Result<Vec<u8>, RewriteError> {
+    let mut document: Value = serde_json::from_slice(config)?;
+    let diff_ids = document
+        .get_mut("rootfs")
+        .and_then(|rootfs| rootfs.get_mut("diff_ids"))
+        .and_then(Value::as_array_mut)
+        .ok_or(form("rootfs.diff_ids"))?;
+    if diff_ids.len() != choices.len() {
+        return Err(RewriteError::LayerCount { layers: choices.len(), diff_ids: diff_ids.len() });
+    }
+    for ((diff_id, choice), layer) in diff_ids.iter_mut().zip(choices).zip(layers) {
+        let Choice::Twin(twin) = choice else { continue };
+        let claimed = diff_id.as_str().unwrap_or_default();
+        // A config that lies about its layers must not become true by conversion.
+        if claimed != twin.source_diff_id.to_string() {
+            let named = layer.get("digest").and_then(Value::as_str).unwrap_or_default();
+            return Err(RewriteError::DiffId {
+                layer: Digest::parse(named).map_err(|_| form("layers"))?,
+                claimed: claimed.into(),
+                found: twin.source_diff_id.clone(),
+            });
+        }
+        *diff_id = twin.diff_id.to_string().into();
+    }
+    Ok(serde_json::to_vec(&document)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use api::TarTail;
+
+    use super::*;
+
+    fn twin(source_diff_id: &Digest) -> Twin {
+        Twin {
+            digest: Digest::of(b"twin"),
+            size: 10,
+            diff_id: Digest::of(b"twin tar"),
+            plain_size: 20,
+            toc_digest: Digest::of(b"toc"),
+            toc_size: 5,
+            source_diff_id: source_diff_id.clone(),
+            source_plain_size: 15,
+            tail: TarTail::Zeros(1024),
+            implied_dirs: Vec::new(),
+        }
+    }
+
+    fn docker_image() -> (Vec<u8>, Vec<u8>, Digest) {
+        let diff_id = Digest::of(b"source tar");
+        let config = format!(
+            r#"{{"zeta":1,"rootfs":{{"type":"layers","diff_ids":["{diff_id}","{diff_id}"]}},"architecture":"amd64","alpha":[2]}}"#
+        );
+        let layer = format!(
+            r#"{{"mediaType":"{}","size":7,"digest":"{}","data":"AAAA"}}"#,
+            MediaType::DockerLayerGzip,
+            Digest::of(b"source")
+        );
+        let manifest = format!(
+            r#"{{"schemaVersion":2,"mediaType":"{}","config":{{"mediaType":"{}","size":1,"digest":"{}"}},"layers":[{layer},{layer}],"x-unknown":true}}"#,
+            MediaType::DockerManifest,
+            MediaType::DockerConfig,
+            Digest::of(config.as_bytes())
+        );
+        (manifest.into_bytes(), config.into_bytes(), diff_id)
+    }
+
+    #[test]
+    fn an_image_becomes_oci_with_annotations_and_only_its_diff_ids_changed() {
+        let (manifest, config, diff_id) = docker_image();
+        let digest = Digest::of(&manifest);
+        let source = SourceDocument { bytes: &manifest, digest: &digest, media_type: &MediaType::DockerManifest };
+        let twin = Box::new(twin(&diff_id));
+        let out = image(&source, &config, &[Choice::Twin(twin.clone()), Choice::Keep], "p1").unwrap();
+        let text = String::from_utf8(out.config.clone()).unwrap();
+        let expected = String::from_utf8(config).unwrap().replacen(&diff_id.to_string(), &twin.diff_id.to_string(), 1);
+        assert_eq!(text, expected);
+        let made: Value = serde_json::from_slice(&out.manifest).unwrap();
+        assert_eq!(made["mediaType"], MediaType::OciManifest.as_str());
+        assert_eq!(made["config"]["digest"], Digest::of(&out.config).to_string());
+        assert_eq!(made["layers"][0]["annotations"][estargz::TOC_DIGEST_ANNOTATION], twin.toc_digest.to_string());
+        assert_eq!(made["layers"][0]["annotations"][estargz::UNCOMPRESSED_SIZE_ANNOTATION], "20");
+        assert_eq!(made["layers"][0]["data"], Value::Null);
+        assert_eq!(made["layers"][1]["mediaType"], MediaType::OciLayerGzip.as_str());
+        assert_eq!(made["layers"][1]["digest"], Digest::of(b"source").to_string());
+        assert_eq!(made["subject"]["digest"], digest.to_string());
+        assert_eq!(made["annotations"][SOURCE_ANNOTATION], digest.to_string());
+        assert_eq!(made["x-unknown"], true);
+    }
+
+    #[test]
+    fn a_config_that_lies_about_its_layers_is_not_converted() {
+        let (manifest, config, _) = docker_image();
+        let digest = Digest::of(&manifest);
+        let source = SourceDocument { bytes: &manifest, digest: &digest, media_type: &MediaType::DockerManifest };
+        let other = Choice::Twin(Box::new(twin(&Digest::of(b"other"))));
+        let result = image(&source, &config, &[other, Choice::Keep], "p1");
+        assert!(matches!(result, Err(RewriteError::DiffId { .. })));
+        let short = image(&source, br#"{"rootfs":{"diff_ids":[]}}"#, &[Choice::Keep, Choice::Keep], "p1");
+        assert!(matches!(short, Err(RewriteError::NothingConverted)));
+    }
+
+    #[test]
+    fn an_index_keeps_what_was_not_converted() {
+        let (a, b, c) = (Digest::of(b"a"), Digest::of(b"b"), Digest::of(b"c"));
+        let text = format!(
+            r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"{t}","digest":"{a}","size":1,"platform":{{"os":"linux","architecture":"amd64"}}}},{{"mediaType":"{t}","digest":"{b}","size":2}}]}}"#,
+            t = MediaType::DockerManifest
+        );
+        let digest = Digest::of(text.as_bytes());
+        let source = SourceDocument { bytes: text.as_bytes(), digest: &digest, media_type: &MediaType::DockerList };
+        let made: Value = serde_json::from_slice(&index(&source, &[(a, c.clone(), 9)], "p").unwrap()).unwrap();
+        assert_eq!(made["manifests"][0]["digest"], c.to_string());
+        assert_eq!(made["manifests"][0]["platform"]["architecture"], "amd64");
+        assert_eq!(made["manifests"][1]["digest"], b.to_string());
+        assert_eq!(made["manifests"][1]["mediaType"], MediaType::DockerManifest.as_str());
+        assert_eq!(made["mediaType"], MediaType::OciIndex.as_str());
+    }
+}

@@ -1,0 +1,175 @@
+//! Builds and stores the converted form of an image: bytes first, then the one row that makes it
+//! the answer for good.
+
+use std::sync::Arc;
+
+use api::{Digest, MediaType, Parsed};
+use blobstore::{BlobKey, Generation};
+use bytes::Bytes;
+use catalog::{BlobRow, ManifestRow};
+
+use super::Parts;
+use super::implied::ImpliedDirs;
+use crate::blobs::Found;
+use crate::body::BlobBody;
+use crate::conversions::LayerState;
+use crate::error::RegistryError;
+use crate::fill::FillReader;
+use crate::image::Image;
+use crate::pull::StoredManifest;
+use crate::remotes::Target;
+use crate::rewrite::{self, Choice, ConvertedImage, RewriteError, SourceDocument};
+
+/// The largest config that is read: as large as a manifest may be.
+const MAX_CONFIG: u64 = api::manifest::MAX_MANIFEST_SIZE;
+
+impl Parts {
+    /// Returns the digest of the converted form, or `None` where there is none.
+    pub(super) async fn build(&self, target: &Target, image: &Image) -> Result<Option<Digest>, RegistryError> {
+        if let Some(converted) = self.catalog.converted(image.digest()).await? {
+            return Ok(Some(converted));
+        }
+        match image {
+            Image::Single(manifest) => self.build_image(target, manifest).await,
+            Image::Index { index, children } => self.build_index(target, index, children).await,
+        }
+    }
+
+    async fn build_index(
+        &self,
+        target: &Target,
+        source: &Arc<StoredManifest>,
+        images: &[Arc<StoredManifest>],
+    ) -> Result<Option<Digest>, RegistryError> {
+        let mut children = Vec::new();
+        for image in images {
+            let known = self.catalog.converted(&image.digest).await?;
+            let converted = match known {
+                Some(converted) => Some(converted),
+                None => self.build_image(target, image).await?,
+            };
+            if let Some(converted) = converted {
+                let size = self.pull.stored(&converted).await?.map_or(0, |manifest| manifest.bytes.len());
+                children.push((image.digest.clone(), converted, size));
+            }
+        }
+        let profile = self.conversions.profile_id();
+        let made = match rewrite::index(&document(source), &children, profile) {
+            Ok(bytes) => Bytes::from(bytes),
+            Err(error) => return Ok(served_as_it_is(source, &error)),
+        };
+        let row = self.store_manifest(&made, MediaType::OciIndex).await?;
+        self.commit(&source.digest, &row, None, &made).await.map(Some)
+    }
+
+    async fn build_image(
+        &self,
+        target: &Target,
+        source: &Arc<StoredManifest>,
+    ) -> Result<Option<Digest>, RegistryError> {
+        let Parsed::Manifest(manifest) = &source.parsed else { return Ok(None) };
+        let mut states = Vec::with_capacity(manifest.layers.len());
+        for layer in &manifest.layers {
+            states.push(self.conversions.ensure(target, layer).await?);
+        }
+        let choices = self.choices(&states).await?;
+        let config = self.read_config(target, &manifest.config).await?;
+        let profile = self.conversions.profile_id();
+        let made = match rewrite::image(&document(source), &config, &choices, profile) {
+            Ok(made) => made,
+            Err(error) => return Ok(served_as_it_is(source, &error)),
+        };
+        let ConvertedImage { manifest, config } = made;
+        let (manifest, config) = (Bytes::from(manifest), Bytes::from(config));
+        let config_row = self.store_blob(&config).await?;
+        let row = self.store_manifest(&manifest, MediaType::OciManifest).await?;
+        self.commit(&source.digest, &row, Some(&config_row), &manifest).await.map(Some)
+    }
+
+    /// Decides for each layer, lowest first, whether its twin takes its place.
+    async fn choices(&self, states: &[LayerState]) -> Result<Vec<Choice>, RegistryError> {
+        let mut implied = ImpliedDirs::new(&self.catalog, &self.store, self.conversions.profile_id());
+        let mut choices = Vec::with_capacity(states.len());
+        for state in states {
+            let choice = match state {
+                LayerState::Ready(twin) if implied.fits(twin).await? => Choice::Twin(twin.clone()),
+                LayerState::Ready(_)
+                | LayerState::Unconvertible { .. }
+                | LayerState::LeftAlone
+                | LayerState::Converting(_) => Choice::Keep,
+            };
+            implied.add(match state {
+                LayerState::Ready(twin) => Some(twin),
+                LayerState::Unconvertible { .. } | LayerState::LeftAlone | LayerState::Converting(_) => None,
+            });
+            choices.push(choice);
+        }
+        Ok(choices)
+    }
+
+    async fn read_config(&self, target: &Target, config: &api::Descriptor) -> Result<Bytes, RegistryError> {
+        if config.size > MAX_CONFIG {
+            let message = format!("the config has {} bytes, more than the {MAX_CONFIG} allowed", config.size);
+            return Err(RegistryError::new(http::StatusCode::BAD_GATEWAY, api::ErrorCode::ManifestInvalid, message));
+        }
+        self.blobs.check_link(target, &config.digest).await?;
+        let body = match self.blobs.find(target, &config.digest).await? {
+            Found::Stored(blob) => BlobBody::Stored { rest: 0..blob.size(), blob },
+            Found::Filling(fill) => {
+                let size = fill.size();
+                BlobBody::Filling(FillReader::new(fill, 0..size))
+            }
+            Found::Elsewhere => self.blobs.pass(target, &config.digest).await?,
+        };
+        body.collect(MAX_CONFIG).await
+    }
+
+    async fn store_blob(&self, bytes: &Bytes) -> Result<BlobRow, RegistryError> {
+        let digest = Digest::of(bytes);
+        let key = BlobKey::blob(&digest, Generation::random());
+        self.store.put_bytes(&key, bytes.clone()).await.map_err(|error| RegistryError::internal(&error))?;
+        Ok(BlobRow { digest, size: bytes.len() as u64, key: key.to_string() })
+    }
+
+    async fn store_manifest(&self, bytes: &Bytes, media_type: MediaType) -> Result<ManifestRow, RegistryError> {
+        let BlobRow { digest, size, key } = self.store_blob(bytes).await?;
+        Ok(ManifestRow { digest, media_type, size, key })
+    }
+
+    /// Makes a converted manifest the answer for good, unless another one is already.
+    async fn commit(
+        &self,
+        source: &Digest,
+        row: &ManifestRow,
+        config: Option<&BlobRow>,
+        bytes: &Bytes,
+    ) -> Result<Digest, RegistryError> {
+        let parsed = Parsed::parse(bytes, &row.media_type).map_err(|error| RegistryError::internal(&error))?;
+        let children: Vec<Digest> = parsed.children().into_iter().map(|child| child.digest.clone()).collect();
+        let profile = self.conversions.profile_id();
+        let winner = self.catalog.commit_converted(source, profile, row, config, &children).await?;
+        self.delete_unless_kept(&row.digest, &row.key).await?;
+        if let Some(config) = config {
+            self.delete_unless_kept(&config.digest, &config.key).await?;
+        }
+        Ok(winner)
+    }
+
+    /// Removes bytes that were written but lost to an earlier row.
+    async fn delete_unless_kept(&self, digest: &Digest, key: &str) -> Result<(), RegistryError> {
+        let kept = self.catalog.blob(digest).await?.is_some_and(|row| row.key == key);
+        if !kept && let Ok(key) = key.parse::<BlobKey>() {
+            self.store.delete(&key).await.map_err(|error| RegistryError::internal(&error))?;
+        }
+        Ok(())
+    }
+}
+
+fn document(source: &StoredManifest) -> SourceDocument<'_> {
+    SourceDocument { bytes: &source.bytes, digest: &source.digest, media_type: &source.media_type }
+}
+
+fn served_as_it_is(source: &StoredManifest, error: &RewriteError) -> Option<Digest> {
+    tracing::warn!(manifest.digest = %source.digest, %error, "image has no converted form and is served as it is");
+    None
+}

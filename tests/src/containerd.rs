@@ -1,0 +1,122 @@
+//! containerd, driven by `ctr`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result};
+
+use crate::{Client, Node, Proc, Scratch, Transport, run};
+
+/// A `containerd` with folders and socket of its own.
+#[derive(Debug)]
+pub struct Containerd {
+    _proc: Proc,
+    node: Node,
+    socket: PathBuf,
+    transport: Transport,
+    hosts: Option<PathBuf>,
+    scratch: Scratch,
+}
+
+impl Containerd {
+    /// Starts a daemon.
+    ///
+    /// # Errors
+    /// It is not ready after a minute; the error carries its log.
+    pub fn start(node: &Node, transport: Transport) -> Result<Self> {
+        Self::start_with(node, transport, "")
+    }
+
+    /// Starts a daemon with more lines in its `config.toml`.
+    ///
+    /// # Errors
+    /// It is not ready after a minute; the error carries its log.
+    pub fn start_with(node: &Node, transport: Transport, more: &str) -> Result<Self> {
+        let scratch = Scratch::new()?;
+        let socket = scratch.join("c.sock");
+        let dir = scratch.path().display();
+        let config = format!(
+            "version = 2\nroot = '{dir}/root'\nstate = '{dir}/state'\n\
+             disabled_plugins = ['io.containerd.grpc.v1.cri', 'io.containerd.internal.v1.opt']\n\
+             [grpc]\naddress = '{}'\n{more}\n",
+            socket.display(),
+        );
+        let config = scratch.write("config.toml", &config)?;
+        // It keeps the sockets of its shims in /run/containerd, wherever its state is.
+        let node = node.with_mounts()?;
+        let mut command = node.command("containerd");
+        command.arg("-c").arg(config);
+        let mut proc = Proc::start(&command, &scratch.join("containerd.log"))?;
+        proc.ready(|| run(ctr(&node, &socket).arg("version")).is_ok())?;
+        Ok(Self { _proc: proc, node, socket, transport, hosts: None, scratch })
+    }
+
+    /// Uses a `hosts.toml` for a registry host in every later pull.
+    ///
+    /// # Errors
+    /// The file could not be written.
+    pub fn set_hosts(&mut self, host: &str, hosts_toml: &str) -> Result<()> {
+        self.scratch.write(&format!("hosts/{host}/hosts.toml"), hosts_toml)?;
+        self.hosts = Some(self.scratch.join("hosts"));
+        Ok(())
+    }
+
+    /// Returns a `ctr` command for this daemon.
+    pub fn ctr(&self) -> Command {
+        ctr(&self.node, &self.socket)
+    }
+
+    /// Returns the digest an image's name points to.
+    ///
+    /// # Errors
+    /// There is no such image.
+    pub fn digest(&self, reference: &str) -> Result<String> {
+        let list = run(self.ctr().args(["images", "ls", &format!("name=={reference}")]))?;
+        let digest = list.split_whitespace().find(|word| word.starts_with("sha256:"));
+        digest.map(str::to_owned).with_context(|| format!("no digest in {list}"))
+    }
+}
+
+fn ctr(node: &Node, socket: &Path) -> Command {
+    let mut command = node.command("ctr");
+    command.arg("-a").arg(socket);
+    command
+}
+
+impl Client for Containerd {
+    fn name(&self) -> &'static str {
+        "containerd"
+    }
+
+    fn pull(&self, reference: &str) -> Result<String> {
+        let mut command = self.ctr();
+        command.args(["images", "pull", "--platform", "linux/amd64"]);
+        match &self.hosts {
+            Some(hosts) => {
+                command.arg("--hosts-dir").arg(hosts);
+            }
+            None if self.transport == Transport::Plain => {
+                command.arg("--plain-http");
+            }
+            None => {}
+        }
+        run(command.arg(reference))?;
+        self.digest(reference)
+    }
+
+    fn run(&self, reference: &str, arguments: &[&str]) -> Result<String> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        // runc keeps its state by name for all daemons of a machine.
+        let name = format!("firstlight-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        run(self.ctr().args(["run", "--rm", "--net-host", reference, &name]).args(arguments))
+    }
+
+    fn clear(&self) -> Result<()> {
+        let images = run(self.ctr().args(["images", "ls", "-q"]))?;
+        for image in images.lines() {
+            run(self.ctr().args(["images", "rm", "--sync", image]))?;
+        }
+        Ok(())
+    }
+}

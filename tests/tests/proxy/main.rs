@@ -1,0 +1,11 @@
+//! The proxy, with the real clients and a real upstream.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod clients;
+mod fills;
+mod harness;
+mod mirrors;
+mod tls;
+mod trees;
+mod upstream;
