@@ -46,25 +46,13 @@ impl App {
         let remotes = Remotes::build(&config)?;
         let metrics = Arc::new(Metrics::new());
         let room = Room::new(root, config.storage.min_free);
-        let fills = Arc::new(Fills::new(
-            spool.clone(),
-            room,
-            Arc::clone(&store),
-            catalog.clone(),
-            Arc::clone(&metrics),
-        ));
+        let fills =
+            Arc::new(Fills::new(spool.clone(), room, Arc::clone(&store), catalog.clone(), Arc::clone(&metrics)));
         let pull = Pull::new(catalog.clone(), Arc::clone(&store), Arc::clone(&metrics), config.cache.max_stale);
         let pull = Arc::new(pull);
-        let blobs =
-            Arc::new(Blobs::new(catalog.clone(), Arc::clone(&store), Arc::clone(&fills), Arc::clone(&metrics)));
-        let conversions = Conversions::new(
-            &config.convert,
-            catalog.clone(),
-            Arc::clone(&store),
-            fills,
-            Arc::clone(&metrics),
-            spool,
-        );
+        let blobs = Arc::new(Blobs::new(catalog.clone(), Arc::clone(&store), Arc::clone(&fills), Arc::clone(&metrics)));
+        let conversions =
+            Conversions::new(&config.convert, catalog.clone(), Arc::clone(&store), fills, Arc::clone(&metrics), spool);
         let conversions = Arc::new(conversions.context("cannot start the compressing threads")?);
         let views = Views::new(
             catalog.clone(),

@@ -37,14 +37,7 @@ pub(crate) enum Found {
 
 impl Blobs {
     pub(crate) fn new(catalog: Catalog, store: Arc<dyn BlobStore>, fills: Arc<Fills>, metrics: Arc<Metrics>) -> Self {
-        Self {
-            catalog,
-            store,
-            fills,
-            metrics,
-            linked: Cache::new(100_000),
-            opened: Cache::new(256),
-        }
+        Self { catalog, store, fills, metrics, linked: Cache::new(100_000), opened: Cache::new(256) }
     }
 
     pub(crate) const fn fills(&self) -> &Arc<Fills> {
@@ -60,7 +53,8 @@ impl Blobs {
         if self.linked.contains_key(&key) {
             return Ok(());
         }
-        match self.catalog.is_linked(&target.repository, digest).await? {
+        let link = self.catalog.link_of(&target.repository, digest).await?;
+        match link.state {
             LinkState::Linked => {}
             LinkState::Named if target.remote.is_public() => {
                 self.catalog.link(&target.repository, digest).await?;
@@ -69,10 +63,10 @@ impl Blobs {
                 target
                     .remote
                     .client
-                    .blob_size(target.repository.name(), digest)
+                    .blob_size(target.repository.name(), &link.decided_by)
                     .await
                     .map_err(|error| RegistryError::upstream(&error, Subject::Blob))?;
-                self.catalog.link(&target.repository, digest).await?;
+                self.catalog.link(&target.repository, &link.decided_by).await?;
             }
         }
         self.linked.insert(key, ()).await;

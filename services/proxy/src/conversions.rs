@@ -156,11 +156,8 @@ impl Conversions {
             return None;
         }
         let name = layer.media_type.as_str();
-        let reason = if name.ends_with("+encrypted") {
-            UnconvertibleReason::Encrypted
-        } else {
-            UnconvertibleReason::Foreign
-        };
+        let reason =
+            if name.ends_with("+encrypted") { UnconvertibleReason::Encrypted } else { UnconvertibleReason::Foreign };
         Some(LayerState::Unconvertible { reason, detail: format!("a layer of type {name}") })
     }
 

@@ -53,7 +53,11 @@ impl RegistryError {
 
     /// Returns the answer to a write.
     pub(crate) fn read_only() -> Self {
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported, "this registry is a pull-through proxy; push to the upstream")
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            ErrorCode::Unsupported,
+            "this registry is a pull-through proxy; push to the upstream",
+        )
     }
 
     /// Returns the answer for something that is not there, and why.
@@ -112,11 +116,12 @@ impl RegistryError {
     pub(crate) fn pull(error: &Arc<PullError>) -> Self {
         match &**error {
             PullError::Upstream(error) => Self::upstream(error, Subject::Manifest),
-            PullError::Unlinked => Self::unknown(Subject::Manifest, "the repository does not name it"),
-            PullError::Manifest(_) | PullError::WrongDigest(_) => {
-                Self::new(StatusCode::BAD_GATEWAY, ErrorCode::ManifestInvalid, "the upstream delivered an invalid manifest")
-                    .with_detail(chain(&**error))
-            }
+            PullError::Manifest(_) | PullError::WrongDigest(_) => Self::new(
+                StatusCode::BAD_GATEWAY,
+                ErrorCode::ManifestInvalid,
+                "the upstream delivered an invalid manifest",
+            )
+            .with_detail(chain(&**error)),
             PullError::Catalog(_) | PullError::Store(_) | PullError::Key(_) => Self::internal(&**error),
         }
     }
@@ -170,7 +175,8 @@ impl From<RouteError> for RegistryError {
     fn from(error: RouteError) -> Self {
         match &error {
             RouteError::UnknownNamespace { .. } | RouteError::NoRepository => {
-                Self::new(StatusCode::NOT_FOUND, ErrorCode::NameUnknown, "repository unknown").with_detail(chain(&error))
+                Self::new(StatusCode::NOT_FOUND, ErrorCode::NameUnknown, "repository unknown")
+                    .with_detail(chain(&error))
             }
             RouteError::Forbidden { .. } => {
                 Self::new(StatusCode::FORBIDDEN, ErrorCode::Denied, "access denied").with_detail(chain(&error))

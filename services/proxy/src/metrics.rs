@@ -146,11 +146,26 @@ impl Metrics {
         r.register("fills_running", "Fills that run now", this.fills_running.clone());
         r.register("fills", "Fills that ended, by state", this.fills.clone());
         r.register("coalesced_readers", "Requests that joined a running fill", this.coalesced_readers.clone());
-        r.register_with_unit("upstream", "Body bytes of blobs fetched from upstreams", Unit::Bytes, this.upstream_bytes.clone());
-        r.register_with_unit("served", "Body bytes of blobs and manifests sent to clients", Unit::Bytes, this.served_bytes.clone());
+        r.register_with_unit(
+            "upstream",
+            "Body bytes of blobs fetched from upstreams",
+            Unit::Bytes,
+            this.upstream_bytes.clone(),
+        );
+        r.register_with_unit(
+            "served",
+            "Body bytes of blobs and manifests sent to clients",
+            Unit::Bytes,
+            this.served_bytes.clone(),
+        );
         r.register("conversions", "Conversions that ended, by state and reason", this.conversions.clone());
         r.register("conversions_running", "Conversions that run now", this.conversions_running.clone());
-        r.register_with_unit("conversion", "Time from the start to the end of a conversion", Unit::Seconds, this.conversion_seconds.clone());
+        r.register_with_unit(
+            "conversion",
+            "Time from the start to the end of a conversion",
+            Unit::Seconds,
+            this.conversion_seconds.clone(),
+        );
         r.register("ranges", "Range requests, by where their first byte came from", this.ranges.clone());
         r.register("tag_checks", "Tag look-ups, by outcome", this.tag_checks.clone());
         r.register("quota_remaining", "Pulls left at the upstream, where it says so", this.quota_remaining.clone());

@@ -28,7 +28,9 @@ pub(crate) enum Object {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PathError {
     /// No known tail.
-    #[error("no such endpoint: use <name>/manifests/<reference>, <name>/blobs/<digest>, <name>/tags/list or <name>/referrers/<digest>")]
+    #[error(
+        "no such endpoint: use <name>/manifests/<reference>, <name>/blobs/<digest>, <name>/tags/list or <name>/referrers/<digest>"
+    )]
     NoEndpoint,
     /// The name, tag or digest is malformed.
     #[error(transparent)]

@@ -8,7 +8,7 @@ use blobstore::{BlobKey, BlobStore, Generation};
 use bytes::Bytes;
 use catalog::{Catalog, LinkState, ManifestRow};
 use moka::future::Cache;
-use upstream::{ManifestAnswer, UpstreamError};
+use upstream::{ManifestAnswer, RetryPolicy, UpstreamError};
 
 use crate::clock::now_ms;
 use crate::metrics::{Metrics, TagCheck};
@@ -19,6 +19,9 @@ const CACHED_BYTES: u64 = 64 << 20;
 /// How long an upstream's "not found" is believed.
 const NEGATIVE_TTL: Duration = Duration::from_secs(3);
 const NEGATIVE_ENTRIES: u64 = 10_000;
+/// How long the upstream is asked about a tag of which an old answer is known.
+const IMPATIENT: RetryPolicy =
+    RetryPolicy { attempts: 2, total: Duration::from_secs(5), base: Duration::from_millis(200) };
 
 /// A manifest, index or other document by digest, in the store.
 #[derive(Debug)]
@@ -37,6 +40,15 @@ pub(crate) struct ResolvedTag {
     pub(crate) stale: bool,
     /// When the tag was last answered in the original view although the estargz view applies.
     pub(crate) original_answered_at: Option<i64>,
+    /// What the upstream just said of the manifest, where it was asked: enough for a HEAD.
+    pub(crate) head: Option<ManifestFacts>,
+}
+
+/// What a HEAD tells of a manifest.
+#[derive(Debug, Clone)]
+pub(crate) struct ManifestFacts {
+    pub(crate) media_type: MediaType,
+    pub(crate) size: u64,
 }
 
 /// Why a manifest cannot be served.
@@ -45,9 +57,6 @@ pub(crate) enum PullError {
     /// The upstream did not give it.
     #[error("upstream did not give the manifest")]
     Upstream(#[from] UpstreamError),
-    /// The repository does not hold it.
-    #[error("manifest is not linked to the repository")]
-    Unlinked,
     /// It is not a manifest we serve.
     #[error("manifest from the upstream is not valid")]
     Manifest(#[from] ManifestError),
@@ -99,7 +108,11 @@ impl Pull {
     ///
     /// # Errors
     /// See [`PullError`]; concurrent callers share one.
-    pub(crate) async fn by_digest(&self, target: &Target, digest: &Digest) -> Result<Arc<StoredManifest>, Arc<PullError>> {
+    pub(crate) async fn by_digest(
+        &self,
+        target: &Target,
+        digest: &Digest,
+    ) -> Result<Arc<StoredManifest>, Arc<PullError>> {
         let link = self.catalog.is_linked(&target.repository, digest).await.map_err(shared)?;
         let linked = match link {
             LinkState::Linked => true,
@@ -175,8 +188,7 @@ impl Pull {
         } else {
             self.catalog.link(&target.repository, &digest).await?;
         }
-        let manifest =
-            Arc::new(StoredManifest { digest, media_type: answer.media_type, bytes: answer.bytes, parsed });
+        let manifest = Arc::new(StoredManifest { digest, media_type: answer.media_type, bytes: answer.bytes, parsed });
         self.manifests.insert(manifest.digest.clone(), Arc::clone(&manifest)).await;
         Ok(manifest)
     }
@@ -202,6 +214,7 @@ impl Pull {
                 digest: row.digest.clone(),
                 stale: false,
                 original_answered_at: row.original_answered_at,
+                head: None,
             });
         }
         let key = (target.repository.clone(), tag.to_string());
@@ -223,9 +236,9 @@ impl Pull {
         known: Option<catalog::TagRow>,
         with_body: bool,
     ) -> Result<ResolvedTag, PullError> {
-        let answer = self.ask_tag(target, tag, with_body && known.is_none()).await;
-        let digest = match answer {
-            Ok(digest) => digest,
+        let answer = self.ask_tag(target, tag, with_body && known.is_none(), known.is_some()).await;
+        let (digest, head) = match answer {
+            Ok(answer) => answer,
             Err(PullError::Upstream(error)) => return self.without_upstream(target, known, error),
             Err(other) => return Err(other),
         };
@@ -234,29 +247,39 @@ impl Pull {
             Some(row) if row.digest == digest => {
                 self.metrics.tag_check(TagCheck::Unchanged);
                 self.catalog.tag_checked(&target.repository, tag, now).await?;
-                Ok(ResolvedTag { digest, stale: false, original_answered_at: row.original_answered_at })
+                Ok(ResolvedTag { digest, stale: false, original_answered_at: row.original_answered_at, head })
             }
             _ => {
                 self.metrics.tag_check(TagCheck::Changed);
                 self.catalog.set_tag(&target.repository, tag, &digest, now).await?;
                 // The upstream named this digest under this repository.
                 self.catalog.link(&target.repository, &digest).await?;
-                Ok(ResolvedTag { digest, stale: false, original_answered_at: None })
+                Ok(ResolvedTag { digest, stale: false, original_answered_at: None, head })
             }
         }
     }
 
-    /// Asks the upstream what `tag` means: by GET where the body is wanted anyway, else by HEAD.
-    async fn ask_tag(&self, target: &Target, tag: &Tag, with_body: bool) -> Result<Digest, PullError> {
+    /// Asks the upstream what `tag` means: by GET where the body is wanted anyway, else by HEAD. With
+    /// an old answer at hand it is not asked for long.
+    async fn ask_tag(
+        &self,
+        target: &Target,
+        tag: &Tag,
+        with_body: bool,
+        impatient: bool,
+    ) -> Result<(Digest, Option<ManifestFacts>), PullError> {
         let reference = Reference::Tag(tag.clone());
         if !with_body {
-            let head = target.remote.client.head_manifest(target.repository.name(), &reference).await?;
+            let client = &target.remote.client;
+            let client = if impatient { client.with_retry(IMPATIENT) } else { client.clone() };
+            let head = client.head_manifest(target.repository.name(), &reference).await?;
             self.note_quota(target);
             if let Some(digest) = head.digest {
-                return Ok(digest);
+                let facts = head.size.map(|size| ManifestFacts { media_type: head.media_type, size });
+                return Ok((digest, facts));
             }
         }
-        Ok(self.fetch_now(target, &reference).await?.digest.clone())
+        Ok((self.fetch_now(target, &reference).await?.digest.clone(), None))
     }
 
     fn without_upstream(
@@ -277,7 +300,7 @@ impl Pull {
             repo.name = %target.repository, error = &error as &dyn std::error::Error,
             "upstream is out of reach, a stale tag is served"
         );
-        Ok(ResolvedTag { digest: row.digest, stale: true, original_answered_at: row.original_answered_at })
+        Ok(ResolvedTag { digest: row.digest, stale: true, original_answered_at: row.original_answered_at, head: None })
     }
 }
 
@@ -293,9 +316,7 @@ fn digest_of(answer: &ManifestAnswer, reference: &Reference) -> Result<Digest, P
     hasher.update(&answer.bytes);
     let found = hasher.finish();
     match claimed {
-        Some(expected) if *expected != found => {
-            Err(api::VerifyError { expected: expected.clone(), found }.into())
-        }
+        Some(expected) if *expected != found => Err(api::VerifyError { expected: expected.clone(), found }.into()),
         _ => Ok(found),
     }
 }

@@ -147,9 +147,7 @@ impl Remotes {
 
     fn by_path<'n>(&self, name: &'n RepositoryName) -> Result<(&Arc<Remote>, &'n str, ChosenBy), RouteError> {
         match name.as_str().split_once('/') {
-            Some((first, rest)) if self.by_name.contains_key(first) => {
-                Ok((&self.by_name[first], rest, ChosenBy::Path))
-            }
+            Some((first, rest)) if self.by_name.contains_key(first) => Ok((&self.by_name[first], rest, ChosenBy::Path)),
             None if self.by_name.contains_key(name.as_str()) => Err(RouteError::NoRepository),
             _ => Ok((&self.default, name.as_str(), ChosenBy::Default)),
         }

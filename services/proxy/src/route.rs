@@ -52,7 +52,12 @@ pub(crate) async fn registry(State((app, listener)): State<(Arc<App>, Listener)>
     let mut answer = match answer {
         Ok(answer) => answer,
         Err(error) => {
-            tracing::debug!(path = parts.uri.path(), status = error.status.as_u16(), message = error.message, "refused");
+            tracing::debug!(
+                path = parts.uri.path(),
+                status = error.status.as_u16(),
+                message = error.message,
+                "refused"
+            );
             error.into_answer()
         }
     };
@@ -91,12 +96,7 @@ async fn dispatch(
 }
 
 /// Returns the view a request gets for a tag: its own header, else by how it reached us.
-fn wanted_view(
-    target: &Target,
-    listener: Listener,
-    has_ns: bool,
-    headers: &HeaderMap,
-) -> Result<View, RegistryError> {
+fn wanted_view(target: &Target, listener: Listener, has_ns: bool, headers: &HeaderMap) -> Result<View, RegistryError> {
     if let Some(value) = headers.get(VIEW) {
         let text = value.to_str().unwrap_or_default();
         return View::parse(text).ok_or_else(|| {

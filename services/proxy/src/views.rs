@@ -53,7 +53,28 @@ pub(crate) struct Parts {
     /// When a source's converted form was first seen, for [`LONGEST_HOLD`].
     ready_since: Cache<Digest, Instant>,
     /// One building of a converted form at a time for each source.
-    building: Cache<Digest, Option<Digest>>,
+    building: Cache<Digest, Built>,
+}
+
+/// How far the conversions of an image are.
+enum Progress {
+    /// These run.
+    Running(Vec<Arc<Job>>),
+    /// Every layer has a twin or will never have one.
+    Ended,
+    /// One failed for a passing reason.
+    GivenUp,
+}
+
+/// What came of building a converted form.
+#[derive(Debug, Clone)]
+enum Built {
+    /// It is this.
+    Converted(Digest),
+    /// There is none, and there never will be.
+    Plain,
+    /// A layer is not known after all.
+    NotYet,
 }
 
 impl Views {
@@ -174,25 +195,26 @@ impl Parts {
     }
 
     /// Waits for the converted form of `manifest`, within bounds.
-    async fn wait_for(
-        &self,
-        target: &Target,
-        manifest: &Arc<StoredManifest>,
-    ) -> Result<Option<Digest>, RegistryError> {
+    async fn wait_for(&self, target: &Target, manifest: &Arc<StoredManifest>) -> Result<Option<Digest>, RegistryError> {
         let source = &manifest.digest;
         let deadline = self.deadlines.get_with(source.clone(), async { Instant::now() + self.wait }).await;
         let work = async {
             let Some(image) = self.image(target, manifest).await? else { return Ok(None) };
+            let mut progress = self.start_all(target, &image).await?;
             loop {
-                let (_, jobs) = self.states(target, &image).await?;
-                let Some(longest) = jobs.iter().max_by_key(|job| job.size()) else {
-                    return self.converted_form(target, &image).await;
+                let jobs = match progress {
+                    Progress::Running(jobs) => jobs,
+                    Progress::Ended => return self.converted_form(target, &image).await,
+                    Progress::GivenUp => return Ok(None),
                 };
                 let rest = self.conversions.estimate(jobs.iter().map(|job| job.size()).sum());
                 if Instant::now() + rest > deadline {
                     return Ok(None);
                 }
-                longest.ended().await;
+                if let Some(longest) = jobs.iter().max_by_key(|job| job.size()) {
+                    longest.ended().await;
+                }
+                progress = self.progress(&image).await?;
             }
         };
         match tokio::time::timeout_at(deadline, work).await {
@@ -205,12 +227,14 @@ impl Parts {
     async fn convert(&self, target: &Target, manifest: &Arc<StoredManifest>) -> Result<(), RegistryError> {
         self.deadlines.get_with(manifest.digest.clone(), async { Instant::now() + self.wait }).await;
         let Some(image) = self.image(target, manifest).await? else { return Ok(()) };
-        // A layer that fails for a passing reason is tried again when the image is next asked for.
-        let (_, jobs) = self.states(target, &image).await?;
-        for job in jobs {
-            job.ended().await;
+        let mut progress = self.start_all(target, &image).await?;
+        while let Progress::Running(jobs) = progress {
+            for job in jobs {
+                job.ended().await;
+            }
+            progress = self.progress(&image).await?;
         }
-        if self.all_known(&image).await? {
+        if matches!(progress, Progress::Ended) {
             self.converted_form(target, &image).await?;
         }
         Ok(())
@@ -224,33 +248,31 @@ impl Parts {
         Ok(image)
     }
 
-    /// Returns the state of every layer, starting what is not there, and the jobs that still run.
-    async fn states(
-        &self,
-        target: &Target,
-        image: &Image,
-    ) -> Result<(Vec<LayerState>, Vec<Arc<Job>>), RegistryError> {
+    /// Starts the conversion of every layer that is not known, the longest first.
+    async fn start_all(&self, target: &Target, image: &Image) -> Result<Progress, RegistryError> {
         let mut layers: Vec<_> = image.layers().collect();
         layers.sort_by_key(|layer| std::cmp::Reverse(layer.size));
-        let (mut states, mut jobs) = (Vec::with_capacity(layers.len()), Vec::new());
+        let mut jobs = Vec::new();
         for layer in layers {
-            let state = self.conversions.ensure(target, layer).await?;
-            if let LayerState::Converting(job) = &state {
-                jobs.push(Arc::clone(job));
+            if let LayerState::Converting(job) = self.conversions.ensure(target, layer).await? {
+                jobs.push(job);
             }
-            states.push(state);
         }
-        Ok((states, jobs))
+        Ok(if jobs.is_empty() { Progress::Ended } else { Progress::Running(jobs) })
     }
 
-    async fn all_known(&self, image: &Image) -> Result<bool, RegistryError> {
+    /// Returns how far the conversions of an image are, starting none: one that failed for a passing
+    /// reason is tried again when the image is next asked for, not in a circle.
+    async fn progress(&self, image: &Image) -> Result<Progress, RegistryError> {
+        let mut jobs = Vec::new();
         for layer in image.layers() {
             match self.conversions.look(layer).await? {
-                None | Some(LayerState::Converting(_)) => return Ok(false),
+                None => return Ok(Progress::GivenUp),
+                Some(LayerState::Converting(job)) => jobs.push(job),
                 Some(LayerState::Ready(_) | LayerState::Unconvertible { .. } | LayerState::LeftAlone) => {}
             }
         }
-        Ok(true)
+        Ok(if jobs.is_empty() { Progress::Ended } else { Progress::Running(jobs) })
     }
 
     /// Returns the digest of the one converted form of `image`, building it if need be. All its
@@ -259,14 +281,15 @@ impl Parts {
         let source = image.digest().clone();
         let built = self.building.try_get_with(source.clone(), self.build(target, image)).await;
         match built {
-            Ok(Some(converted)) => {
+            Ok(Built::Converted(converted)) => {
                 self.ready_since.get_with(source, async { Instant::now() }).await;
                 Ok(Some(converted))
             }
-            Ok(None) => {
+            Ok(Built::Plain) => {
                 self.plain.insert(source, ()).await;
                 Ok(None)
             }
+            Ok(Built::NotYet) => Ok(None),
             Err(error) => Err((*error).clone()),
         }
     }

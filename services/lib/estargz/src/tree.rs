@@ -22,6 +22,8 @@ const NONE: u32 = u32::MAX;
 /// The file of a hard link whose target has not been seen yet.
 const PENDING: u32 = u32::MAX - 1;
 const ROOT: u32 = 0;
+/// The most symlinks followed on the way to a hard link's target; containerd's number.
+const MAX_HOPS: u32 = 255;
 
 /// The entries of a tar, replayed.
 #[derive(Debug)]
@@ -109,6 +111,9 @@ impl Tree {
         let node = self.insert(parent, leaf, number, kind == EntryType::Dir)?;
         self.nodes[node as usize].file = file;
         self.entries[number as usize].node = node;
+        if kind == EntryType::Symlink {
+            self.names.set_target(node, link_name).ok_or_else(too_long)?;
+        }
         Ok(number)
     }
 
@@ -151,8 +156,36 @@ impl Tree {
         }
     }
 
+    /// Returns the node at `path`, following symlinks of the layer on the way but not at its end, as link(2) does.
     fn lookup(&self, path: &[&str]) -> Option<u32> {
-        path.iter().try_fold(ROOT, |node, component| self.names.find(node, component))
+        let mut left: Vec<&str> = path.iter().rev().copied().collect();
+        let mut trail = vec![ROOT];
+        let mut hops = 0;
+        while let Some(component) = left.pop() {
+            match component {
+                "" | "." => continue,
+                ".." => {
+                    trail.truncate(trail.len().saturating_sub(1).max(1));
+                    continue;
+                }
+                _ => {}
+            }
+            let node = self.names.find(trail.last().copied()?, component)?;
+            match self.names.target(node).filter(|_| !left.is_empty()) {
+                None => trail.push(node),
+                Some(target) => {
+                    hops += 1;
+                    if hops > MAX_HOPS {
+                        return None;
+                    }
+                    if target.starts_with('/') {
+                        trail.truncate(1);
+                    }
+                    left.extend(target.split('/').rev());
+                }
+            }
+        }
+        trail.last().copied()
     }
 
     fn insert(&mut self, parent: u32, name: &str, entry: u32, is_dir: bool) -> Result<u32, TarError> {
@@ -160,9 +193,7 @@ impl Tree {
             let detail = format!("tree has more than {} names", self.max_nodes);
             return Err(TarError::new(UnconvertibleReason::Limit, detail));
         }
-        let node = self.names.insert(parent, name).ok_or_else(|| {
-            TarError::new(UnconvertibleReason::Limit, "names of all entries together are too long".to_owned())
-        })?;
+        let node = self.names.insert(parent, name).ok_or_else(too_long)?;
         self.nodes.push(Node { parent, entry, file: NONE, is_dir, replaced: false });
         debug_assert_eq!(node as usize, self.nodes.len() - 1);
         Ok(node)
@@ -223,6 +254,10 @@ impl Tree {
         }
         Ok(())
     }
+}
+
+fn too_long() -> TarError {
+    TarError::new(UnconvertibleReason::Limit, "names of all entries together are too long")
 }
 
 fn link_to_dir(name: &str, link: &str) -> TarError {

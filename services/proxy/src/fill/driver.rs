@@ -83,11 +83,7 @@ impl Fill {
     pub(super) async fn run(self: &Arc<Self>, first: Option<BlobAnswer>) -> Result<(), FillError> {
         let (_, found) = tokio::try_join!(self.fetch_all(first), self.hash_front())?;
         let expected = self.spool.digest();
-        if found == *expected {
-            Ok(())
-        } else {
-            Err(FillError::WrongDigest { expected: expected.clone(), found })
-        }
+        if found == *expected { Ok(()) } else { Err(FillError::WrongDigest { expected: expected.clone(), found }) }
     }
 
     /// Hashes the bytes in order as the front grows.
@@ -218,8 +214,7 @@ impl Fill {
     }
 
     async fn fetch(&self, claim: &mut Claim, kind: UpstreamBytes, flow: Option<&Flow>) -> Result<(), FillError> {
-        let answer =
-            self.client.blob(self.repository.name(), self.spool.digest(), Some(claim.rest.clone())).await?;
+        let answer = self.client.blob(self.repository.name(), self.spool.digest(), Some(claim.rest.clone())).await?;
         if answer.total != self.size() {
             return Err(UpstreamError::Protocol { what: "the size of the blob changed".into() }.into());
         }
@@ -231,12 +226,7 @@ impl Fill {
     }
 
     /// Takes the claimed bytes out of a whole answer of an upstream that ignores ranges.
-    async fn pump_whole(
-        &self,
-        mut body: BlobBody,
-        claim: &mut Claim,
-        kind: UpstreamBytes,
-    ) -> Result<(), FillError> {
+    async fn pump_whole(&self, mut body: BlobBody, claim: &mut Claim, kind: UpstreamBytes) -> Result<(), FillError> {
         let mut skip = claim.rest.start;
         while let Some(mut chunk) = body.chunk().await? {
             self.metrics.upstream_bytes(kind, chunk.len());
@@ -303,9 +293,7 @@ impl Fill {
             return Err(UpstreamError::Protocol { what: "the body is longer than announced".into() }.into());
         }
         let fill = Arc::clone(&claim.fill);
-        telemetry::blocking(move || Spool::write(&fill.spool, at, &batch))
-            .await
-            .map_err(|e| self.spool_error(e))?;
+        telemetry::blocking(move || Spool::write(&fill.spool, at, &batch)).await.map_err(|e| self.spool_error(e))?;
         claim.rest.start = at + len;
         Ok(())
     }

@@ -30,13 +30,8 @@ impl Intervals {
         if range.is_empty() {
             return;
         }
-        let touched: Vec<(u64, u64)> = self
-            .0
-            .range(..range.end)
-            .rev()
-            .take_while(|&(_, &e)| e > range.start)
-            .map(|(&s, &e)| (s, e))
-            .collect();
+        let touched: Vec<(u64, u64)> =
+            self.0.range(..range.end).rev().take_while(|&(_, &e)| e > range.start).map(|(&s, &e)| (s, e)).collect();
         for (start, end) in touched {
             self.0.remove(&start);
             if start < range.start {
@@ -103,8 +98,7 @@ mod tests {
             let from = next(SIZE);
             let gap = (from..SIZE).find(|&i| !model[i as usize]);
             assert_eq!(set.first_gap(from, SIZE).map(|g| g.start), gap);
-            let run = model[from as usize]
-                .then(|| (from..SIZE).find(|&i| !model[i as usize]).unwrap_or(SIZE));
+            let run = model[from as usize].then(|| (from..SIZE).find(|&i| !model[i as usize]).unwrap_or(SIZE));
             assert_eq!(set.run_end(from), run);
         }
     }

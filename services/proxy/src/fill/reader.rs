@@ -60,12 +60,7 @@ impl FillReader {
         if self.whole && self.rest.start < held {
             end = end.min(held);
         }
-        let piece = self
-            .fill
-            .spool
-            .read(self.rest.start..end)
-            .await
-            .map_err(|e| Arc::new(self.fill.spool_error(e)))?;
+        let piece = self.fill.spool.read(self.rest.start..end).await.map_err(|e| Arc::new(self.fill.spool_error(e)))?;
         self.rest.start = end;
         Ok(Some(piece))
     }

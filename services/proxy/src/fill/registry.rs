@@ -121,10 +121,12 @@ impl Fills {
         }
     }
 
-    /// Removes the slot, unless another one has taken its place or is being opened by a waiter.
+    /// Removes a slot that nobody waits for any more. Clones are taken under the lock only, so the
+    /// count is exact: one in the map and the caller's. While another waiter opens the fill in this
+    /// slot, a second slot for the same blob must not appear.
     fn forget(&self, digest: &Digest, slot: &Slot) {
         let mut running = self.running();
-        if running.get(digest).is_some_and(|s| Arc::ptr_eq(s, slot) && !s.initialized()) {
+        if !slot.initialized() && Arc::strong_count(slot) == 2 {
             running.remove(digest);
         }
     }
@@ -275,7 +277,9 @@ async fn open_blob(
     range: std::ops::Range<u64>,
 ) -> Result<upstream::BlobAnswer, FillError> {
     match client.blob(repository.name(), digest, Some(range)).await {
-        Err(upstream::UpstreamError::RangeNotSatisfiable { .. }) => Ok(client.blob(repository.name(), digest, None).await?),
+        Err(upstream::UpstreamError::RangeNotSatisfiable { .. }) => {
+            Ok(client.blob(repository.name(), digest, None).await?)
+        }
         other => Ok(other?),
     }
 }

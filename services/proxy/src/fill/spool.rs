@@ -262,8 +262,7 @@ mod tests {
     #[test]
     fn a_byte_is_claimed_once_until_released() {
         let folder = tempfile::tempdir().unwrap();
-        let spool =
-            Spool::create(Digest::of(b"x"), 100, &folder.path().join("s"), Intervals::default()).unwrap();
+        let spool = Spool::create(Digest::of(b"x"), 100, &folder.path().join("s"), Intervals::default()).unwrap();
         assert_eq!(spool.claim(0, 100, 30), Some(0..30));
         assert_eq!(spool.claim(10, 40, 100), Some(30..40));
         assert_eq!(spool.claim(0, 40, 100), None);
@@ -278,9 +277,8 @@ mod tests {
     #[test]
     fn blocking_readers_follow_the_front_and_see_the_end_only_when_verified() {
         let folder = tempfile::tempdir().unwrap();
-        let spool = Arc::new(
-            Spool::create(Digest::of(b"x"), 4, &folder.path().join("s"), Intervals::default()).unwrap(),
-        );
+        let spool =
+            Arc::new(Spool::create(Digest::of(b"x"), 4, &folder.path().join("s"), Intervals::default()).unwrap());
         let reader = Arc::clone(&spool);
         let thread = std::thread::spawn(move || {
             let (mut all, mut buffer) = (Vec::new(), [0; 3]);

@@ -79,7 +79,12 @@ fn from_store(
     select(app, digest, size, selection, |rest| BlobBody::Stored { blob: Arc::clone(&blob), rest })
 }
 
-fn from_fill(app: &App, fill: &Arc<Fill>, digest: &Digest, headers: &HeaderMap) -> Result<Response<Body>, RegistryError> {
+fn from_fill(
+    app: &App,
+    fill: &Arc<Fill>,
+    digest: &Digest,
+    headers: &HeaderMap,
+) -> Result<Response<Body>, RegistryError> {
     let size = fill.size();
     let selection = selection(headers, digest, size);
     if let Selection::One(range) = &selection {
@@ -134,12 +139,7 @@ fn unsatisfiable(digest: &Digest, size: u64) -> Response<Body> {
 }
 
 /// Returns a `multipart/byteranges` answer (RFC 9110 §14.6).
-fn multipart(
-    digest: &Digest,
-    size: u64,
-    ranges: Vec<Range<u64>>,
-    body: impl Fn(Range<u64>) -> Body,
-) -> Response<Body> {
+fn multipart(digest: &Digest, size: u64, ranges: Vec<Range<u64>>, body: impl Fn(Range<u64>) -> Body) -> Response<Body> {
     use futures_util::StreamExt;
     let boundary = format!("firstlight-{}", &digest.hex()[..24]);
     let part_head = |range: &Range<u64>| {

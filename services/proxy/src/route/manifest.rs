@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use api::{Digest, Reference};
+use api::{Digest, MediaType, Reference};
 use axum::body::Body;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 
 use crate::app::App;
 use crate::config::View;
 use crate::error::RegistryError;
-use crate::pull::StoredManifest;
+use crate::pull::{ManifestFacts, StoredManifest};
 use crate::remotes::Target;
 use crate::route::{SOURCE_DIGEST, VIEW, content_headers, not_modified};
 
@@ -40,6 +40,14 @@ pub(crate) async fn answer(
                 View::Estargz => app.views.choose(target, tag, &resolved, method == Method::GET).await?,
             };
             let shown = choice.as_ref().unwrap_or(&resolved.digest);
+            if method == Method::HEAD
+                && choice.is_none()
+                && let Some(facts) = &resolved.head
+                && app.pull.stored(shown).await?.is_none()
+            {
+                // A HEAD that only wants to know the digest costs no pull at the upstream.
+                return Ok(respond_head(shown, facts, headers));
+            }
             let manifest = app.pull.by_digest(target, shown).await?;
             app.remember_layers(&manifest).await;
             let about = About {
@@ -64,27 +72,39 @@ async fn by_digest(
     let manifest = app.pull.by_digest(target, digest).await?;
     app.remember_layers(&manifest).await;
     let source = app.catalog.source_of_converted(digest).await?;
-    let about = About {
-        view: if source.is_some() { View::Estargz } else { View::Original },
-        stale: false,
-        source,
-    };
+    let about = About { view: if source.is_some() { View::Estargz } else { View::Original }, stale: false, source };
     if about.view == View::Original && view == View::Estargz && method == Method::GET {
         app.views.start(target, &manifest);
     }
     Ok(respond(app, &manifest, &about, headers))
 }
 
+fn respond_head(digest: &Digest, facts: &ManifestFacts, headers: &HeaderMap) -> Response<Body> {
+    let mut answer = Response::new(Body::empty());
+    set_headers(answer.headers_mut(), digest, &facts.media_type, View::Original);
+    if not_modified(headers, digest) {
+        *answer.status_mut() = StatusCode::NOT_MODIFIED;
+    } else {
+        answer.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(facts.size));
+    }
+    answer
+}
+
+/// Sets what every manifest answer carries.
+fn set_headers(headers: &mut HeaderMap, digest: &Digest, media_type: &MediaType, view: View) {
+    content_headers(headers, digest);
+    if let Ok(value) = HeaderValue::from_str(media_type.as_str()) {
+        headers.insert(header::CONTENT_TYPE, value);
+    }
+    headers.insert(VIEW, HeaderValue::from_static(view.as_str()));
+    headers.insert(header::VARY, HeaderValue::from_static("Firstlight-View"));
+}
+
 fn respond(app: &App, manifest: &StoredManifest, about: &About, headers: &HeaderMap) -> Response<Body> {
     let unchanged = not_modified(headers, &manifest.digest);
     let mut answer = Response::new(if unchanged { Body::empty() } else { Body::from(manifest.bytes.clone()) });
     let out = answer.headers_mut();
-    content_headers(out, &manifest.digest);
-    if let Ok(value) = HeaderValue::from_str(manifest.media_type.as_str()) {
-        out.insert(header::CONTENT_TYPE, value);
-    }
-    out.insert(VIEW, HeaderValue::from_static(about.view.as_str()));
-    out.insert(header::VARY, HeaderValue::from_static("Firstlight-View"));
+    set_headers(out, &manifest.digest, &manifest.media_type, about.view);
     if let Some(value) = about.source.as_ref().and_then(|source| HeaderValue::from_str(&source.to_string()).ok()) {
         out.insert(SOURCE_DIGEST, value);
     }

@@ -8,8 +8,8 @@ use blobstore::{BlobKey, Generation};
 use bytes::Bytes;
 use catalog::{BlobRow, ManifestRow};
 
-use super::Parts;
 use super::implied::ImpliedDirs;
+use super::{Built, Parts};
 use crate::blobs::Found;
 use crate::body::BlobBody;
 use crate::conversions::LayerState;
@@ -24,11 +24,8 @@ use crate::rewrite::{self, Choice, ConvertedImage, RewriteError, SourceDocument}
 const MAX_CONFIG: u64 = api::manifest::MAX_MANIFEST_SIZE;
 
 impl Parts {
-    /// Returns the digest of the converted form, or `None` where there is none.
-    pub(super) async fn build(&self, target: &Target, image: &Image) -> Result<Option<Digest>, RegistryError> {
-        if let Some(converted) = self.catalog.converted(image.digest()).await? {
-            return Ok(Some(converted));
-        }
+    /// Returns the converted form, building it if need be.
+    pub(super) async fn build(&self, target: &Target, image: &Image) -> Result<Built, RegistryError> {
         match image {
             Image::Single(manifest) => self.build_image(target, manifest).await,
             Image::Index { index, children } => self.build_index(target, index, children).await,
@@ -40,17 +37,19 @@ impl Parts {
         target: &Target,
         source: &Arc<StoredManifest>,
         images: &[Arc<StoredManifest>],
-    ) -> Result<Option<Digest>, RegistryError> {
+    ) -> Result<Built, RegistryError> {
+        if let Some(converted) = self.catalog.converted(&source.digest).await? {
+            return Ok(Built::Converted(converted));
+        }
         let mut children = Vec::new();
         for image in images {
-            let known = self.catalog.converted(&image.digest).await?;
-            let converted = match known {
-                Some(converted) => Some(converted),
-                None => self.build_image(target, image).await?,
-            };
-            if let Some(converted) = converted {
-                let size = self.pull.stored(&converted).await?.map_or(0, |manifest| manifest.bytes.len());
-                children.push((image.digest.clone(), converted, size));
+            match self.build_image(target, image).await? {
+                Built::Converted(converted) => {
+                    let size = self.pull.stored(&converted).await?.map_or(0, |manifest| manifest.bytes.len());
+                    children.push((image.digest.clone(), converted, size));
+                }
+                Built::Plain => {}
+                Built::NotYet => return Ok(Built::NotYet),
             }
         }
         let profile = self.conversions.profile_id();
@@ -59,18 +58,21 @@ impl Parts {
             Err(error) => return Ok(served_as_it_is(source, &error)),
         };
         let row = self.store_manifest(&made, MediaType::OciIndex).await?;
-        self.commit(&source.digest, &row, None, &made).await.map(Some)
+        self.commit(&source.digest, &row, None, &made).await.map(Built::Converted)
     }
 
-    async fn build_image(
-        &self,
-        target: &Target,
-        source: &Arc<StoredManifest>,
-    ) -> Result<Option<Digest>, RegistryError> {
-        let Parsed::Manifest(manifest) = &source.parsed else { return Ok(None) };
+    async fn build_image(&self, target: &Target, source: &Arc<StoredManifest>) -> Result<Built, RegistryError> {
+        if let Some(converted) = self.catalog.converted(&source.digest).await? {
+            return Ok(Built::Converted(converted));
+        }
+        let Parsed::Manifest(manifest) = &source.parsed else { return Ok(Built::Plain) };
         let mut states = Vec::with_capacity(manifest.layers.len());
         for layer in &manifest.layers {
-            states.push(self.conversions.ensure(target, layer).await?);
+            match self.conversions.look(layer).await? {
+                // The converted form is answered for ever, so it is made of certainties only.
+                None | Some(LayerState::Converting(_)) => return Ok(Built::NotYet),
+                Some(state) => states.push(state),
+            }
         }
         let choices = self.choices(&states).await?;
         let config = self.read_config(target, &manifest.config).await?;
@@ -83,7 +85,7 @@ impl Parts {
         let (manifest, config) = (Bytes::from(manifest), Bytes::from(config));
         let config_row = self.store_blob(&config).await?;
         let row = self.store_manifest(&manifest, MediaType::OciManifest).await?;
-        self.commit(&source.digest, &row, Some(&config_row), &manifest).await.map(Some)
+        self.commit(&source.digest, &row, Some(&config_row), &manifest).await.map(Built::Converted)
     }
 
     /// Decides for each layer, lowest first, whether its twin takes its place.
@@ -169,7 +171,7 @@ fn document(source: &StoredManifest) -> SourceDocument<'_> {
     SourceDocument { bytes: &source.bytes, digest: &source.digest, media_type: &source.media_type }
 }
 
-fn served_as_it_is(source: &StoredManifest, error: &RewriteError) -> Option<Digest> {
+fn served_as_it_is(source: &StoredManifest, error: &RewriteError) -> Built {
     tracing::warn!(manifest.digest = %source.digest, %error, "image has no converted form and is served as it is");
-    None
+    Built::Plain
 }

@@ -1,6 +1,7 @@
 //! [`Names`]: finds a node by its parent and its name. A hash table of node numbers over one string of all names: a
 //! map with owned keys would need four times the memory.
 
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
 /// A slot that was never used.
@@ -15,6 +16,8 @@ const MAX_TEXT: usize = 512 << 20;
 pub(super) struct Names {
     text: Vec<u8>,
     keys: Vec<Key>,
+    /// Where symlinks lead.
+    targets: HashMap<u32, (u32, u32)>,
     /// Open addressing; a power of two long.
     slots: Vec<u32>,
     used: usize,
@@ -31,7 +34,14 @@ struct Key {
 impl Default for Names {
     fn default() -> Self {
         let root = Key { parent: u32::MAX, from: 0, len: 0 };
-        Self { text: Vec::new(), keys: vec![root], slots: vec![FREE; 64], used: 0, hasher: RandomState::new() }
+        Self {
+            text: Vec::new(),
+            keys: vec![root],
+            targets: HashMap::new(),
+            slots: vec![FREE; 64],
+            used: 0,
+            hasher: RandomState::new(),
+        }
     }
 }
 
@@ -67,6 +77,22 @@ impl Names {
     pub(super) fn name(&self, node: u32) -> &str {
         // Names come in as `str`, so this never falls back.
         std::str::from_utf8(self.bytes(self.keys[node as usize])).unwrap_or_default()
+    }
+
+    /// Notes where a symlink leads; returns `None` if all names together are too long.
+    pub(super) fn set_target(&mut self, node: u32, target: &str) -> Option<()> {
+        if self.text.len() + target.len() > MAX_TEXT {
+            return None;
+        }
+        self.targets.insert(node, (self.text.len() as u32, target.len() as u32));
+        self.text.extend_from_slice(target.as_bytes());
+        Some(())
+    }
+
+    /// Returns where a symlink leads; `None` for anything else.
+    pub(super) fn target(&self, node: u32) -> Option<&str> {
+        let &(from, len) = self.targets.get(&node)?;
+        std::str::from_utf8(self.bytes(Key { parent: 0, from, len })).ok()
     }
 
     fn bytes(&self, key: Key) -> &[u8] {

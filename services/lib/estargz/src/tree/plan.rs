@@ -2,7 +2,7 @@
 
 use api::UnconvertibleReason;
 
-use super::{NONE, ROOT, Tree, clean};
+use super::{NONE, ROOT, Tree};
 use crate::entry::EntryType;
 use crate::tar::TarError;
 
@@ -109,12 +109,6 @@ impl Plan {
     /// Returns the directories that have entries but no entry of their own, cleaned and sorted; the root as "".
     pub fn implied_dirs(&self) -> &[String] {
         &self.implied
-    }
-
-    /// Returns the entry that made the file at `path`.
-    pub fn file_at(&self, path: &str) -> Option<u32> {
-        let node = self.tree.lookup(&clean(path))?;
-        Some(self.tree.nodes[node as usize].file).filter(|&file| file != NONE)
     }
 
     /// Returns the entry that made the file which entry `number` put under its name, or [`NONE`] if it left none there.

@@ -41,7 +41,7 @@ fn plan<'a>(entries: &[&'a str]) -> Result<(Plan, Vec<&'a str>), TarError> {
 
 #[test]
 fn toc_lists_what_an_unpack_leaves() {
-    let cases: [(&[&str], &[&str]); 14] = [
+    let cases: [(&[&str], &[&str]); 15] = [
         (&["d ./", "r ./a"], &["./ is 0, like 0", "./a is 1, like 1"]),
         (&["r a", "r ./a"], &["./a is 1, like 1"]),
         (&["d d", "d d/"], &["d is 0, like 1"]),
@@ -59,6 +59,11 @@ fn toc_lists_what_an_unpack_leaves() {
             &["r a//b", "r /../c", "r a/./d/../e"],
             &["a//b is 0, like 0", "/../c is 1, like 1", "a/./d/../e is 2, like 2"],
         ),
+        // On the way to a target symlinks are followed, relative, absolute and upwards.
+        (
+            &["r r/f", "l s r", "l t /s/../s", "h a t/f"],
+            &["r/f is 0, like 3", "s is 1, like 1", "t is 2, like 2", "a -> r/f"],
+        ),
         (&["r d/x", "h y d/x", "r d"], &["y is 0, like 1", "d is 2, like 2"]),
         (&["r .", "r a"], &["a is 1, like 1"]),
     ];
@@ -69,12 +74,13 @@ fn toc_lists_what_an_unpack_leaves() {
 
 #[test]
 fn what_no_toc_can_say_is_refused() {
-    let cases: [(&[&str], UnconvertibleReason); 9] = [
+    let cases: [(&[&str], UnconvertibleReason); 10] = [
         (&["h a a"], UnconvertibleReason::HardlinkCycle),
         (&["r a", "h ./a a"], UnconvertibleReason::HardlinkCycle),
         (&["h a b", "h b a"], UnconvertibleReason::HardlinkCycle),
         (&["h a b", "h b c", "h c b"], UnconvertibleReason::HardlinkCycle),
         (&["h a b"], UnconvertibleReason::HardlinkMissing),
+        (&["l s s", "h a s/b"], UnconvertibleReason::HardlinkMissing),
         (&["r d/f", "h d d/f"], UnconvertibleReason::HardlinkMissing),
         (&["d d", "h a d"], UnconvertibleReason::Corrupt),
         (&["r f", "r f/x"], UnconvertibleReason::BelowNonDirectory),
