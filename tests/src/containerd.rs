@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 
+use crate::cgroup::Cgroup;
 use crate::{Client, Node, Proc, Scratch, Transport, run};
 
 /// A `containerd` with folders and socket of its own.
 #[derive(Debug)]
 pub struct Containerd {
     _proc: Proc,
+    cgroup: Cgroup,
     node: Node,
     socket: PathBuf,
     transport: Transport,
@@ -49,7 +51,8 @@ impl Containerd {
         command.arg("-c").arg(config);
         let mut proc = Proc::start(&command, &scratch.join("containerd.log"))?;
         proc.ready(|| run(ctr(&node, &socket).arg("version")).is_ok())?;
-        Ok(Self { _proc: proc, node, socket, transport, hosts: None, scratch })
+        let cgroup = Cgroup::new(&scratch);
+        Ok(Self { _proc: proc, cgroup, node, socket, transport, hosts: None, scratch })
     }
 
     /// Uses a `hosts.toml` for a registry host in every later pull.
@@ -109,7 +112,8 @@ impl Client for Containerd {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         // runc keeps its state by name for all daemons of a machine.
         let name = format!("firstlight-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        run(self.ctr().args(["run", "--rm", "--net-host", reference, &name]).args(arguments))
+        let cgroup = format!("{}/{name}", self.cgroup.path());
+        run(self.ctr().args(["run", "--rm", "--net-host", "--cgroup", &cgroup, reference, &name]).args(arguments))
     }
 
     fn clear(&self) -> Result<()> {

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::cgroup::Cgroup;
 use crate::{Client, Node, Proc, Scratch, run};
 
 /// A `dockerd` with folders and socket of its own and no bridge; containers use the node's network.
@@ -13,6 +14,7 @@ use crate::{Client, Node, Proc, Scratch, run};
 #[derive(Debug)]
 pub struct Docker {
     _proc: Proc,
+    _cgroup: Cgroup,
     node: Node,
     socket: PathBuf,
     scratch: Scratch,
@@ -42,9 +44,11 @@ impl Docker {
         command.arg("--config-file").arg(config).arg("--data-root").arg(scratch.join("data"));
         command.arg("--exec-root").arg(scratch.join("x")).arg("--pidfile").arg(scratch.join("pid"));
         command.arg("-H").arg(format!("unix://{}", socket.display()));
+        let cgroup = Cgroup::new(&scratch);
+        command.arg("--cgroup-parent").arg(cgroup.path());
         let mut proc = Proc::start(&command, &scratch.join("dockerd.log"))?;
         proc.ready(|| run(cli(&node, &socket, scratch.path()).arg("version")).is_ok())?;
-        Ok(Self { _proc: proc, node, socket, scratch })
+        Ok(Self { _proc: proc, _cgroup: cgroup, node, socket, scratch })
     }
 
     /// Returns a command of the client for this daemon.

@@ -5,6 +5,7 @@
 //! namespaces and files go with it, and a [`Scratch`] that cannot be emptied fails the test.
 
 mod authority;
+mod cgroup;
 mod client;
 mod containerd;
 mod docker;
@@ -32,7 +33,7 @@ pub use images::Images;
 pub use node::{Namespace, Node};
 pub use podman::Podman;
 pub use proc::Proc;
-pub use proxy::{Proxy, ProxyOptions};
+pub use proxy::{Proxy, ProxyOptions, program};
 pub use registry::{Registry, RegistryOptions};
 pub use relay::{Fault, Relay, Rule, Seen};
 pub use run::run;

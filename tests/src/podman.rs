@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use crate::cgroup::Cgroup;
 use crate::{Client, Node, Scratch, Transport, run};
 
 /// podman with storage of its own.
@@ -13,6 +14,7 @@ pub struct Podman {
     node: Node,
     transport: Transport,
     registries: Option<PathBuf>,
+    cgroup: Cgroup,
     scratch: Scratch,
 }
 
@@ -33,7 +35,8 @@ impl Podman {
         scratch.write("storage.conf", &storage)?;
         scratch.folder("tmp")?;
         scratch.write("auth.json", "{}")?;
-        Ok(Self { node: node.with_mounts()?, transport, registries: None, scratch })
+        let cgroup = Cgroup::new(&scratch);
+        Ok(Self { node: node.with_mounts()?, transport, registries: None, cgroup, scratch })
     }
 
     /// Uses a `registries.conf` from now on.
@@ -74,7 +77,9 @@ impl Client for Podman {
     }
 
     fn run(&self, reference: &str, arguments: &[&str]) -> Result<String> {
-        run(self.cli().args(["run", "--rm", "--network", "host", "--pull", "never", reference]).args(arguments))
+        let mut command = self.cli();
+        command.args(["run", "--rm", "--network", "host", "--pull", "never", "--cgroup-parent", &self.cgroup.path()]);
+        run(command.arg(reference).args(arguments))
     }
 
     fn clear(&self) -> Result<()> {

@@ -83,6 +83,14 @@ impl Proc {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// Returns how the process ended, or `None` while it runs.
+    ///
+    /// # Errors
+    /// The process could not be asked for.
+    pub fn ended(&mut self) -> Result<Option<std::process::ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
     /// Sends a signal to the process alone.
     ///
     /// # Errors

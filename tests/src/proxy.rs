@@ -213,12 +213,18 @@ impl Proxy {
 fn config(options: &ProxyOptions) -> String {
     let mut text = String::from("[[upstream]]\nname = \"docker.io\"\ndefault = true\nplain_http = true\n");
     let _ = writeln!(text, "url = \"http://{}\"\nview = \"{}\"", options.upstream, options.view);
-    let _ = writeln!(text, "visibility = \"public\"\n{}\n{}", options.upstream_keys, options.config);
+    if !options.upstream_keys.contains("visibility") {
+        text += "visibility = \"public\"\n";
+    }
+    let _ = writeln!(text, "{}\n{}", options.upstream_keys, options.config);
     text
 }
 
-/// The program beside the running test: `target/release/firstlight` for `cargo test --release`.
-fn program() -> Result<PathBuf> {
+/// Returns the program beside the running test: `target/release/firstlight` for `cargo test --release`.
+///
+/// # Errors
+/// It is not built.
+pub fn program() -> Result<PathBuf> {
     let test = std::env::current_exe()?;
     let folder = test.parent().and_then(Path::parent).context("the test has no folder")?;
     let program = folder.join("firstlight");

@@ -182,9 +182,10 @@ async fn relay(
         let index = shared.seen.len() - 1;
         (Faults::take(&mut shared.rules, &method, &path), index)
     };
-    let mut response = match &faults.status {
-        Some((status, headers)) => refusal(*status, headers)?,
-        None => forward(request, target, &faults).await?,
+    let mut response = match (&faults.status, &faults.document) {
+        (Some((status, headers)), _) => refusal(*status, headers)?,
+        (None, Some((kind, body))) => document(kind, body, &method)?,
+        (None, None) => forward(request, target, &faults).await?,
     };
     if let Some(seen) = lock(&shared).seen.get_mut(index) {
         seen.status = response.status().as_u16();
@@ -206,6 +207,12 @@ fn refusal(status: u16, headers: &[(String, String)]) -> Result<Response<AnyBody
         response = response.header(name, value);
     }
     Ok(response.body(Full::new(Bytes::new()).map_err(|never| match never {}).boxed())?)
+}
+
+fn document(kind: &str, body: &[u8], method: &str) -> Result<Response<AnyBody>, BoxError> {
+    let response = Response::builder().header(header::CONTENT_TYPE, kind).header(header::CONTENT_LENGTH, body.len());
+    let body = if method == "HEAD" { Bytes::new() } else { Bytes::copy_from_slice(body) };
+    Ok(response.body(Full::new(body).map_err(|never| match never {}).boxed())?)
 }
 
 async fn forward(

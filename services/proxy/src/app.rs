@@ -54,6 +54,10 @@ impl App {
         let conversions =
             Conversions::new(&config.convert, catalog.clone(), Arc::clone(&store), fills, Arc::clone(&metrics), spool);
         let conversions = Arc::new(conversions.context("cannot start the compressing threads")?);
+        catalog
+            .record_profile(conversions.profile_id(), &conversions.describe_profile())
+            .await
+            .context("cannot record the conversion profile")?;
         let views = Views::new(
             catalog.clone(),
             Arc::clone(&store),

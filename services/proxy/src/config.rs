@@ -97,3 +97,11 @@ pub fn environment() -> impl Iterator<Item = (String, String)> {
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
         .filter(|(name, _)| name.starts_with(document::PREFIX))
 }
+
+/// Returns where Docker keeps its `config.json`: in `DOCKER_CONFIG`, else in `.docker` of the home folder; `None`
+/// without either.
+pub fn docker_config() -> Option<PathBuf> {
+    let named = std::env::var_os("DOCKER_CONFIG").filter(|value| !value.is_empty()).map(PathBuf::from);
+    let folder = named.or_else(|| std::env::home_dir().map(|home| home.join(".docker")))?;
+    Some(folder.join("config.json"))
+}

@@ -82,8 +82,7 @@ impl Conversions {
         metrics: Arc<Metrics>,
         folder: PathBuf,
     ) -> std::io::Result<Self> {
-        let chunk_size = u32::try_from(config.chunk_size.bytes()).unwrap_or(u32::MAX);
-        let profile = convert::Profile { level: config.level, chunk_size };
+        let profile = profile(config);
         let workers = config.worker_count();
         Ok(Self {
             catalog,
@@ -106,6 +105,11 @@ impl Conversions {
     /// Returns the id of the profile that twins are made under.
     pub(crate) fn profile_id(&self) -> &str {
         &self.profile_id
+    }
+
+    /// Returns the profile with all its constants, as JSON.
+    pub(crate) fn describe_profile(&self) -> String {
+        serde_json::to_string(&self.profile.describe()).unwrap_or_default()
     }
 
     /// Tells whether layers are converted at all.
@@ -149,16 +153,7 @@ impl Conversions {
 
     /// What the descriptor alone decides.
     fn by_descriptor(&self, layer: &Descriptor) -> Option<LayerState> {
-        if !self.enabled || layer.size < self.min_layer_size {
-            return Some(LayerState::LeftAlone);
-        }
-        if layer.media_type.is_convertible_layer() && layer.urls.is_empty() {
-            return None;
-        }
-        let name = layer.media_type.as_str();
-        let reason =
-            if name.ends_with("+encrypted") { UnconvertibleReason::Encrypted } else { UnconvertibleReason::Foreign };
-        Some(LayerState::Unconvertible { reason, detail: format!("a layer of type {name}") })
+        if self.enabled { by_descriptor(layer, self.min_layer_size) } else { Some(LayerState::LeftAlone) }
     }
 
     /// Returns what is known of a layer's twin; starts the conversion where nothing is.
@@ -231,6 +226,29 @@ impl Conversions {
         }
         Ok(())
     }
+}
+
+/// Returns the profile that `config` asks for.
+pub(crate) fn profile(config: &config::Convert) -> convert::Profile {
+    let chunk_size = u32::try_from(config.chunk_size.bytes()).unwrap_or(u32::MAX);
+    convert::Profile { level: config.level, chunk_size }
+}
+
+/// Returns what the descriptor of a layer decides alone, or `None` where the layer is to be converted.
+pub(crate) fn by_descriptor(layer: &Descriptor, min_layer_size: u64) -> Option<LayerState> {
+    if layer.size < min_layer_size {
+        return Some(LayerState::LeftAlone);
+    }
+    if layer.media_type.is_convertible_layer() && layer.urls.is_empty() {
+        return None;
+    }
+    let name = layer.media_type.as_str();
+    let reason = if name.ends_with("+encrypted") {
+        UnconvertibleReason::Encrypted
+    } else {
+        UnconvertibleReason::Foreign
+    };
+    Some(LayerState::Unconvertible { reason, detail: format!("a layer of type {name}") })
 }
 
 /// Returns the state of a conversion that has ended.

@@ -106,7 +106,7 @@ impl RegistryError {
                 Self::new(StatusCode::BAD_GATEWAY, ErrorCode::Unavailable, "the upstream delivered wrong content")
                     .with_detail(chain(error))
             }
-            FillError::Spool { .. } | FillError::NoRoom | FillError::Catalog(_) | FillError::Store(_) => {
+            FillError::Spool { .. } | FillError::NoRoom | FillError::Broken | FillError::Catalog(_) | FillError::Store(_) => {
                 Self::internal(error)
             }
         }

@@ -51,6 +51,9 @@ pub(crate) enum FillError {
         /// The cause.
         source: std::io::Error,
     },
+    /// The task that ran the fill is gone.
+    #[error("fill broke off")]
+    Broken,
     /// The blob is not to be stored: the disk is too full.
     #[error("less than storage.min_free of the disk is free")]
     NoRoom,
@@ -90,6 +93,17 @@ impl Fill {
     /// Tells whether the byte at `position` is there already.
     pub(crate) fn has(&self, position: u64) -> bool {
         matches!(self.spool.at(position), Ok(spool::Available::Until(_)))
+    }
+
+    /// Waits until the digest is known to be right.
+    ///
+    /// # Errors
+    /// The reason when the fill fails.
+    pub(crate) async fn wait_verified(&self) -> Result<(), Arc<FillError>> {
+        match self.spool.wait_finished().await {
+            Outcome::Verified => Ok(()),
+            Outcome::Failed(error) => Err(error),
+        }
     }
 
     /// Waits until the blob is in the store and has its row, or the fill has failed.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::{Digest, Parsed, Platform};
+use api::{Descriptor, Digest, Index, Parsed, Platform};
 
 use crate::pull::{Pull, PullError, StoredManifest};
 use crate::remotes::Target;
@@ -38,9 +38,8 @@ impl Image {
             Parsed::Manifest(_) | Parsed::Opaque(_) => Ok(None),
             Parsed::Index(index) => {
                 let mut children: Vec<Arc<StoredManifest>> = Vec::new();
-                for child in &index.manifests {
-                    let wanted = child.platform.as_ref().is_some_and(|p| platforms.iter().any(|w| p.matches(w)));
-                    if !wanted || !child.media_type.is_manifest() || children.iter().any(|c| c.digest == child.digest) {
+                for child in wanted(index, platforms) {
+                    if children.iter().any(|c| c.digest == child.digest) {
                         continue;
                     }
                     let manifest = pull.by_digest(target, &child.digest).await?;
@@ -76,4 +75,12 @@ impl Image {
             Parsed::Index(_) | Parsed::Opaque(_) => &[],
         })
     }
+}
+
+/// Returns the children of `index` that are manifests for one of `platforms`.
+pub(crate) fn wanted<'i>(index: &'i Index, platforms: &[Platform]) -> impl Iterator<Item = &'i Descriptor> {
+    index.manifests.iter().filter(|child| {
+        let named = child.platform.as_ref().is_some_and(|p| platforms.iter().any(|w| p.matches(w)));
+        named && child.media_type.is_manifest()
+    })
 }

@@ -3,8 +3,10 @@
 mod app;
 mod blobs;
 mod body;
+mod choices;
 pub mod cli;
 mod clock;
+pub mod commands;
 pub mod config;
 mod conversions;
 mod error;

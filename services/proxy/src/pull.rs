@@ -6,7 +6,7 @@ use std::time::Duration;
 use api::{Algorithm, Digest, Hasher, ManifestError, MediaType, Parsed, Reference, Repository, Tag};
 use blobstore::{BlobKey, BlobStore, Generation};
 use bytes::Bytes;
-use catalog::{Catalog, LinkState, ManifestRow};
+use catalog::{Catalog, Link, LinkState, ManifestRow};
 use moka::future::Cache;
 use upstream::{ManifestAnswer, RetryPolicy, UpstreamError};
 
@@ -113,7 +113,8 @@ impl Pull {
         target: &Target,
         digest: &Digest,
     ) -> Result<Arc<StoredManifest>, Arc<PullError>> {
-        let link = self.catalog.is_linked(&target.repository, digest).await.map_err(shared)?;
+        let Link { state: link, decided_by } =
+            self.catalog.link_of(&target.repository, digest).await.map_err(shared)?;
         let linked = match link {
             LinkState::Linked => true,
             LinkState::Named => target.remote.is_public(),
@@ -125,7 +126,14 @@ impl Pull {
             }
             return Ok(manifest);
         }
-        self.fetch(target, &Reference::Digest(digest.clone())).await
+        // The upstream does not know a converted manifest, but its source.
+        let source = match self.catalog.source_of_converted(digest).await.map_err(shared)? {
+            Some(source) => Some(source),
+            None => (decided_by != *digest).then_some(decided_by),
+        };
+        let Some(source) = source else { return self.fetch(target, &Reference::Digest(digest.clone())).await };
+        self.fetch(target, &Reference::Digest(source)).await?;
+        self.stored(digest).await?.ok_or_else(|| Arc::new(UpstreamError::NotFound.into()))
     }
 
     /// Returns a manifest that is in the store, without asking whose it is.
@@ -175,20 +183,27 @@ impl Pull {
         let digest = digest_of(&answer, reference)?;
         let parsed = Parsed::parse(&answer.bytes, &answer.media_type)?;
         let children: Vec<Digest> = parsed.children().into_iter().map(|child| child.digest.clone()).collect();
-        if self.catalog.manifest(&digest).await?.is_none() {
-            let key = BlobKey::blob(&digest, Generation::random());
-            self.store.put_bytes(&key, answer.bytes.clone()).await?;
-            let row = ManifestRow {
-                digest: digest.clone(),
-                media_type: answer.media_type.clone(),
-                size: answer.bytes.len() as u64,
-                key: key.to_string(),
-            };
-            self.catalog.add_manifest(&row, Some(&target.repository), &children, parsed.subject()).await?;
-        } else {
+        if let Some(row) = self.catalog.manifest(&digest).await? {
             self.catalog.link(&target.repository, &digest).await?;
+            return self.read_again(&row, answer.bytes).await;
         }
-        let manifest = Arc::new(StoredManifest { digest, media_type: answer.media_type, bytes: answer.bytes, parsed });
+        let key = BlobKey::blob(&digest, Generation::random());
+        self.store.put_bytes(&key, answer.bytes.clone()).await?;
+        let size = answer.bytes.len() as u64;
+        let row = ManifestRow { digest, media_type: answer.media_type, size, key: key.to_string() };
+        let kept = self.catalog.add_manifest(&row, Some(&target.repository), &children, parsed.subject()).await?;
+        if kept.key != row.key {
+            self.store.delete(&key).await?;
+        }
+        self.read_again(&kept, answer.bytes).await
+    }
+
+    /// Returns the manifest of `row`, whose bytes are at hand. The type is the row's: the same bytes
+    /// served elsewhere with another type must not change what this digest is.
+    async fn read_again(&self, row: &ManifestRow, bytes: Bytes) -> Result<Arc<StoredManifest>, PullError> {
+        let parsed = Parsed::parse(&bytes, &row.media_type)?;
+        let (digest, media_type) = (row.digest.clone(), row.media_type.clone());
+        let manifest = Arc::new(StoredManifest { digest, media_type, bytes, parsed });
         self.manifests.insert(manifest.digest.clone(), Arc::clone(&manifest)).await;
         Ok(manifest)
     }
@@ -249,12 +264,13 @@ impl Pull {
                 self.catalog.tag_checked(&target.repository, tag, now).await?;
                 Ok(ResolvedTag { digest, stale: false, original_answered_at: row.original_answered_at, head })
             }
-            _ => {
+            known => {
                 self.metrics.tag_check(TagCheck::Changed);
                 self.catalog.set_tag(&target.repository, tag, &digest, now).await?;
                 // The upstream named this digest under this repository.
                 self.catalog.link(&target.repository, &digest).await?;
-                Ok(ResolvedTag { digest, stale: false, original_answered_at: None, head })
+                let original_answered_at = known.and_then(|row| row.original_answered_at);
+                Ok(ResolvedTag { digest, stale: false, original_answered_at, head })
             }
         }
     }
@@ -306,7 +322,7 @@ impl Pull {
 
 /// Returns the digest of a fetched manifest: the one asked for, or the upstream's own word where it
 /// is right, or else its SHA-256.
-fn digest_of(answer: &ManifestAnswer, reference: &Reference) -> Result<Digest, PullError> {
+pub(crate) fn digest_of(answer: &ManifestAnswer, reference: &Reference) -> Result<Digest, PullError> {
     let claimed = match reference {
         Reference::Digest(digest) => Some(digest),
         Reference::Tag(_) => answer.digest.as_ref(),

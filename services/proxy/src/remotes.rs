@@ -161,7 +161,11 @@ fn repository(remote: &Remote, name: &str) -> Result<Repository, RouteError> {
     Ok(Repository::new(&remote.config.name, RepositoryName::parse(&full)?)?)
 }
 
-fn client(entry: &Upstream) -> anyhow::Result<upstream::Client> {
+/// Returns a client of `entry`.
+///
+/// # Errors
+/// When its settings, credentials or certificates cannot be used.
+pub(crate) fn client(entry: &Upstream) -> anyhow::Result<upstream::Client> {
     use anyhow::Context;
     let mut settings = upstream::Settings::new(&entry.name, &entry.url);
     settings.auth_hosts.clone_from(&entry.auth_hosts);

@@ -36,7 +36,10 @@ pub(crate) enum Listener {
 }
 
 /// Answers `GET /v2/`.
-pub(crate) async fn version() -> Response<Body> {
+pub(crate) async fn version(method: Method) -> Response<Body> {
+    if method != Method::GET && method != Method::HEAD {
+        return RegistryError::read_only().into_answer();
+    }
     let mut answer = Response::new(Body::from("{}"));
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));

@@ -16,8 +16,8 @@ use crate::route::{self, Listener};
 /// Returns the router of `server.listen` or `server.mirror_listen`.
 pub(crate) fn registry(app: &Arc<App>, listener: Listener, gate: Option<Arc<Gate>>) -> Router {
     let routes = Router::new()
-        .route("/v2", get(route::version))
-        .route("/v2/", get(route::version))
+        .route("/v2", any(route::version))
+        .route("/v2/", any(route::version))
         .route("/v2/{*tail}", any(route::registry))
         .with_state((Arc::clone(app), listener))
         .fallback(async || RegistryError::unknown(Subject::Repository, "the registry API is below /v2/"));

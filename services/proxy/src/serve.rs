@@ -1,12 +1,16 @@
 //! `firstlight serve`: everything is checked and built before the first socket is bound; stopping
 //! drains.
 
+use std::fs::File;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use axum::Router;
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use telemetry::Shutdown;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -31,7 +35,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let tls = server.tls.as_ref().map(TlsAcceptorHandle::load).transpose().context("tls_cert and tls_key")?;
     let gate = server.htpasswd.as_deref().map(Gate::load).transpose().context("htpasswd")?.map(Arc::new);
     let tls = tls.map(Arc::new);
+    let _lock = lock(&config.storage.path)?;
     let app = App::open(config).await?;
+    // Before the first request: what is swept here must not be a new fill's.
+    app.take_up().await?;
     let shutdown = Shutdown::new();
     shutdown.listen_for_signals().context("cannot listen for signals")?;
 
@@ -47,13 +54,27 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let listener = bind(server.admin_listen, "server.admin_listen").await?;
     listeners.spawn(serve(listener, None, router::admin(&app), shutdown.clone()));
 
-    app.take_up().await?;
     tracing::info!(listen = %server.listen, admin = %server.admin_listen, "serving");
     while let Some(ended) = listeners.join_next().await {
         ended.context("a listener failed")?;
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Takes the data folder for this process: two that sweep each other's spools would lose work.
+fn lock(folder: &Path) -> anyhow::Result<File> {
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let path = folder.join("lock");
+    let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(Errno::WOULDBLOCK) => bail!(
+            "{} is in use by another firstlight; stop it, or set storage.path to another folder",
+            folder.display()
+        ),
+        Err(error) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
 }
 
 async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {

@@ -1,9 +1,9 @@
 //! [`Views`]: which manifest a tag shows in the estargz view, and when it begins to.
 
-mod implied;
 mod publish;
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use api::{Digest, Platform, Tag};
@@ -54,6 +54,8 @@ pub(crate) struct Parts {
     ready_since: Cache<Digest, Instant>,
     /// One building of a converted form at a time for each source.
     building: Cache<Digest, Built>,
+    /// Sources whose conversion a task follows now.
+    active: Mutex<HashSet<Digest>>,
 }
 
 /// How far the conversions of an image are.
@@ -99,6 +101,7 @@ impl Views {
                 plain: remembered(),
                 ready_since: remembered(),
                 building: Cache::builder().max_capacity(1000).time_to_live(Duration::from_secs(1)).build(),
+                active: Mutex::default(),
             }),
         }
     }
@@ -110,15 +113,31 @@ impl Views {
         if !parts.conversions.enabled() || parts.plain.contains_key(&manifest.digest) {
             return;
         }
+        if !parts.active().insert(manifest.digest.clone()) {
+            return;
+        }
         let (target, manifest) = (target.clone(), Arc::clone(manifest));
         tokio::spawn(async move {
             if let Err(error) = parts.convert(&target, &manifest).await {
-                tracing::warn!(
-                    manifest.digest = %manifest.digest, repo.name = %target.repository,
-                    message = error.message, detail = error.detail, "an image could not be converted"
-                );
+                warn_not_converted(&target, &manifest.digest, &error);
             }
+            parts.active().remove(&manifest.digest);
         });
+    }
+
+    /// Starts the conversion of `source` for a GET, and waits for it unless the tag is held.
+    async fn converted(
+        &self,
+        target: &Target,
+        source: &Digest,
+        get: bool,
+        held: bool,
+    ) -> Result<Option<Digest>, RegistryError> {
+        let manifest = self.parts.pull.by_digest(target, source).await?;
+        if get {
+            self.start(target, &manifest);
+        }
+        if held { Ok(None) } else { self.parts.wait_for(target, &manifest, get).await }
     }
 
     /// Returns the converted digest that `tag` shows now, or `None` where it shows the original.
@@ -147,16 +166,14 @@ impl Views {
             return Ok(Some(converted));
         }
         let held = resolved.original_answered_at.is_some_and(is_recent);
-        let running = parts.deadlines.contains_key(source);
-        if (get || running) && !held {
-            let manifest = parts.pull.by_digest(target, source).await?;
-            self.start(target, &manifest);
-            if let Some(converted) = parts.wait_for(target, &manifest).await? {
-                return Ok(Some(converted));
+        let begun = parts.deadlines.contains_key(source);
+        if get || (begun && !held) {
+            match self.converted(target, source, get, held).await {
+                Ok(Some(converted)) => return Ok(Some(converted)),
+                Ok(None) => {}
+                // Whatever hinders the conversion must not hinder the pull.
+                Err(error) => warn_not_converted(target, source, &error),
             }
-        } else if get {
-            let manifest = parts.pull.by_digest(target, source).await?;
-            self.start(target, &manifest);
         }
         if parts.plain.contains_key(source) {
             return Ok(None);
@@ -171,11 +188,22 @@ fn remembered<V: Clone + Send + Sync + 'static>() -> Cache<Digest, V> {
     Cache::builder().max_capacity(10_000).time_to_live(REMEMBERED).build()
 }
 
+fn warn_not_converted(target: &Target, source: &Digest, error: &RegistryError) {
+    tracing::warn!(
+        manifest.digest = %source, repo.name = %target.repository,
+        message = error.message, detail = error.detail, "image could not be converted, the original is served"
+    );
+}
+
 fn is_recent(at: i64) -> bool {
     now_ms() - at < i64::try_from(HOLD.as_millis()).unwrap_or(i64::MAX)
 }
 
 impl Parts {
+    fn active(&self) -> MutexGuard<'_, HashSet<Digest>> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Tells whether a tag must still show the original although the converted form is there.
     async fn is_held(&self, source: &Digest, resolved: &ResolvedTag) -> bool {
         if !resolved.original_answered_at.is_some_and(is_recent) {
@@ -195,12 +223,18 @@ impl Parts {
     }
 
     /// Waits for the converted form of `manifest`, within bounds.
-    async fn wait_for(&self, target: &Target, manifest: &Arc<StoredManifest>) -> Result<Option<Digest>, RegistryError> {
+    async fn wait_for(
+        &self,
+        target: &Target,
+        manifest: &Arc<StoredManifest>,
+        start: bool,
+    ) -> Result<Option<Digest>, RegistryError> {
         let source = &manifest.digest;
         let deadline = self.deadlines.get_with(source.clone(), async { Instant::now() + self.wait }).await;
         let work = async {
             let Some(image) = self.image(target, manifest).await? else { return Ok(None) };
-            let mut progress = self.start_all(target, &image).await?;
+            let mut progress =
+                if start { self.start_all(target, &image).await? } else { self.progress(&image).await? };
             loop {
                 let jobs = match progress {
                     Progress::Running(jobs) => jobs,
@@ -225,6 +259,9 @@ impl Parts {
 
     /// Converts everything `manifest` names and builds its converted form; takes as long as it takes.
     async fn convert(&self, target: &Target, manifest: &Arc<StoredManifest>) -> Result<(), RegistryError> {
+        if self.catalog.converted(&manifest.digest).await?.is_some() {
+            return Ok(());
+        }
         self.deadlines.get_with(manifest.digest.clone(), async { Instant::now() + self.wait }).await;
         let Some(image) = self.image(target, manifest).await? else { return Ok(()) };
         let mut progress = self.start_all(target, &image).await?;

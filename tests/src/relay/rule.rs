@@ -11,6 +11,8 @@ pub enum Fault {
     Corrupt(u64),
     /// This status and an empty body instead of the answer, with these headers.
     Status(u16, Vec<(String, String)>),
+    /// This content type and body, with status 200, instead of the answer.
+    Document(String, Vec<u8>),
     /// `Range` is taken out of the request, so that the answer is 200 and whole; `Accept-Ranges` out of the answer.
     NoRange,
 }
@@ -52,6 +54,7 @@ pub(super) struct Faults {
     pub(super) cut: Option<u64>,
     pub(super) corrupt: Option<u64>,
     pub(super) status: Option<(u16, Vec<(String, String)>)>,
+    pub(super) document: Option<(String, Vec<u8>)>,
     pub(super) no_range: bool,
 }
 
@@ -70,6 +73,9 @@ impl Faults {
                 Fault::Corrupt(at) if faults.corrupt.is_none() => faults.corrupt = Some(*at),
                 Fault::Status(code, headers) if faults.status.is_none() => {
                     faults.status = Some((*code, headers.clone()))
+                }
+                Fault::Document(kind, body) if faults.document.is_none() => {
+                    faults.document = Some((kind.clone(), body.clone()))
                 }
                 Fault::NoRange => faults.no_range = true,
                 _ => continue,

@@ -11,9 +11,11 @@ fn unpacked_trees_are_equal() {
     let skopeo = Skopeo::new(&Node::Machine, Transport::Plain).unwrap();
     // One layer of the python image implies a directory that a lower layer makes 2750 70000:80000: a stock lazy client would show it
     // otherwise, so that layer stays as it is.
-    for (repository, tag, twins_expected) in
-        [("library/python", "latest", 5), ("library/python", "docker", 5), ("library/tiny", "zstd", 2)]
-    {
+    for (repository, tag, gzip_tag, twins_expected) in [
+        ("library/python", "latest", "latest", 5),
+        ("library/python", "docker", "docker", 5),
+        ("library/tiny", "zstd", "latest", 2),
+    ] {
         let source = stage.registry.digest(repository, tag).unwrap();
         let at = stage.proxy.at();
         let converted = stage.proxy.convert(repository, tag, &source).unwrap();
@@ -28,7 +30,9 @@ fn unpacked_trees_are_equal() {
             skopeo.copy(&reference).unwrap();
             Tree::read(&skopeo.unpack(&reference).unwrap().join("rootfs")).unwrap()
         };
-        let (original, twins) = (unpack(&source).without_estargz(), unpack(&converted));
+        // umoci cannot unpack zstd; the same layers in gzip are the reference there.
+        let reference = stage.registry.digest(repository, gzip_tag).unwrap();
+        let (original, twins) = (unpack(&reference).without_estargz(), unpack(&converted));
         assert!(twins.entries.contains_key(std::path::Path::new("stargz.index.json")), "nothing was converted");
         let differences = original.differences(&twins.without_estargz());
         assert!(

@@ -21,11 +21,9 @@ use crate::source::{Meter, Source};
 use crate::store::Store;
 use crate::{Cancel, ConvertError, Limits, Pool, Profile};
 
-/// A TOC up to this size is one member, as the reference writer makes it; a longer one is cut into members, which all
-/// readers that unpack gzip rightly take as well.
-const TOC_MEMBER: u64 = 16 << 20;
-/// The plain size of the members of a longer TOC.
-const TOC_PIECE: usize = 4 << 20;
+/// A longer TOC is compressed as a stream, so that it is not held in memory. It must be one member whatever its size:
+/// the reference reader reads no further.
+const MAX_TOC_IN_MEMORY: u64 = 16 << 20;
 
 /// Where a conversion writes to.
 #[derive(Debug)]
@@ -159,18 +157,18 @@ fn write_toc(toc: &mut File, plan: &Plan, store: Store, limits: &Limits) -> Resu
 /// Appends the TOC's tar entry and the end of the archive; returns where its member begins.
 fn append_toc(members: &mut Members<'_>, toc: &mut File, size: u64) -> Result<u64, ConvertError> {
     toc.rewind().map_err(ConvertError::Output)?;
+    members.drain()?;
     let offset = members.size;
     let (header, end) = (toc_header(size), toc_end(size));
-    let piece = if size <= TOC_MEMBER { usize::MAX } else { TOC_PIECE };
     let mut entry = header.chain(toc).chain(end.as_slice());
-    loop {
-        let mut plain = Vec::new();
-        let n = (&mut entry).take(piece as u64).read_to_end(&mut plain).map_err(ConvertError::Output)?;
-        if n == 0 {
-            return Ok(offset);
-        }
-        members.submit(Batch { plain, members: vec![Member { end: n, payload: 0 }] })?;
+    if size > MAX_TOC_IN_MEMORY {
+        members.append_stream(&mut entry)?;
+        return Ok(offset);
     }
+    let mut plain = Vec::new();
+    let end = entry.read_to_end(&mut plain).map_err(ConvertError::Output)?;
+    members.submit(Batch { plain, members: vec![Member { end, payload: 0 }] })?;
+    Ok(offset)
 }
 
 fn rewrite(file: &mut File, bytes: &[u8]) -> io::Result<()> {

@@ -2,17 +2,23 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 
 use api::Digest;
 use crossbeam_channel::Receiver;
 use estargz::writer::Batch;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use sha2::{Digest as _, Sha256};
 
 use crate::pool::Compressed;
 use crate::spill::Spill;
 use crate::store::chunk_record;
 use crate::{Cancel, ConvertError, Pool};
+
+/// The level of a member that is compressed as a stream: its text is all alike, and more would only take longer.
+const STREAM_LEVEL: u32 = 4;
+const STREAM_BUFFER: usize = 256 << 10;
 
 /// The members of a twin on their way to the file.
 pub(crate) struct Members<'a> {
@@ -73,7 +79,7 @@ impl<'a> Members<'a> {
     }
 
     /// Writes all that is on its way.
-    fn drain(&mut self) -> Result<(), ConvertError> {
+    pub(crate) fn drain(&mut self) -> Result<(), ConvertError> {
         while !self.waiting.is_empty() {
             self.write_next()?;
         }
@@ -99,6 +105,36 @@ impl<'a> Members<'a> {
         self.write(&compressed.bytes)
     }
 
+    /// Appends one member with all of `plain`, compressed on this thread. Output does not depend on the CPU here either,
+    /// but on how the input is cut, hence the whole buffers.
+    pub(crate) fn append_stream(&mut self, plain: &mut impl Read) -> Result<(), ConvertError> {
+        self.drain()?;
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::new(STREAM_LEVEL));
+        let mut buffer = Vec::with_capacity(STREAM_BUFFER);
+        loop {
+            buffer.clear();
+            plain.take(STREAM_BUFFER as u64).read_to_end(&mut buffer).map_err(ConvertError::Output)?;
+            if buffer.is_empty() {
+                break;
+            }
+            if self.cancel.is_cancelled() {
+                return Err(ConvertError::Cancelled);
+            }
+            self.plain_hash.update(&buffer);
+            self.plain_size += buffer.len() as u64;
+            encoder.write_all(&buffer).map_err(ConvertError::Output)?;
+            let compressed = std::mem::take(encoder.get_mut());
+            self.append(&compressed)?;
+        }
+        let compressed = encoder.finish().map_err(ConvertError::Output)?;
+        self.append(&compressed)
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<(), ConvertError> {
+        self.size += bytes.len() as u64;
+        self.write(bytes)
+    }
+
     fn write(&mut self, bytes: &[u8]) -> Result<(), ConvertError> {
         self.hash.update(bytes);
         self.twin.write_all(bytes).map_err(ConvertError::Output)
@@ -107,10 +143,10 @@ impl<'a> Members<'a> {
     /// Ends the blob with `footer` and returns its digest and that of its plain tar.
     pub(crate) fn finish(mut self, footer: &[u8]) -> Result<Finished, ConvertError> {
         self.drain()?;
-        self.write(footer)?;
+        self.append(footer)?;
         Ok(Finished {
             digest: Digest::from_sha256(&self.hash.finalize().into()),
-            size: self.size + footer.len() as u64,
+            size: self.size,
             diff_id: Digest::from_sha256(&self.plain_hash.finalize().into()),
             plain_size: self.plain_size,
         })

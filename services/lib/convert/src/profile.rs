@@ -7,6 +7,8 @@ const CONVERTER_VERSION: u32 = 1;
 const COMPRESSOR: &str = "libdeflate";
 /// The version that libdeflate-sys builds; its output may change with it.
 const COMPRESSOR_VERSION: &str = "1.26";
+/// Compresses TOCs that are too long for one call of the compressor.
+const STREAM_COMPRESSOR: &str = "zlib-rs 0.6";
 
 /// All that decides a twin's bytes, given the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub struct Description {
     pub compressor: &'static str,
     /// The compressor's version.
     pub compressor_version: &'static str,
+    /// The compressor of long TOCs, with its version.
+    pub stream_compressor: &'static str,
     /// The compression level.
     pub level: u8,
     /// The most bytes of a file in one chunk.
@@ -50,6 +54,7 @@ impl Profile {
             converter: CONVERTER_VERSION,
             compressor: COMPRESSOR,
             compressor_version: COMPRESSOR_VERSION,
+            stream_compressor: STREAM_COMPRESSOR,
             level: self.level,
             chunk_size: self.chunk_size,
         }

@@ -53,7 +53,7 @@ fn twin_of(source: &[u8], plain: &[u8]) -> (Twin, Vec<u8>, Vec<TocEntry>) {
     assert_eq!(made.toc.len() as u64, twin.toc_size);
     assert_eq!(twin.source_diff_id, Digest::of(plain));
     assert_eq!(twin.source_plain_size, plain.len() as u64);
-    let blob = Blob::open(made.twin.as_slice(), twin.size, 4 << 20).unwrap();
+    let blob = Blob::open(made.twin.as_slice(), twin.size, 64 << 20).unwrap();
     let verified = verify(&blob, Some(&twin.toc_digest), &Limits::default().tar()).unwrap();
     assert_eq!((&verified.diff_id, verified.plain_size), (&twin.diff_id, twin.plain_size));
     assert_eq!(verified.implied_dirs, twin.implied_dirs);

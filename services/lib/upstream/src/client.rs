@@ -3,6 +3,7 @@
 mod blob;
 mod listing;
 mod manifest;
+mod push;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,6 +24,7 @@ use crate::{Quota, RetryPolicy, Settings, SettingsError, UpstreamError, retry};
 pub use blob::BlobAnswer;
 pub use listing::{Referrers, TagsPage};
 pub use manifest::{ManifestAnswer, ManifestHead};
+pub use push::PushError;
 
 /// The most idle connections kept.
 const MAX_IDLE: usize = 32;

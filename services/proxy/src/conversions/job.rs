@@ -60,6 +60,8 @@ enum JobError {
     Thread,
     #[error("the source was not stored")]
     SourceNotStored,
+    #[error("the source did not arrive whole and right")]
+    Unverified(#[source] Arc<FillError>),
 }
 
 /// The unfinished files of a job; removed when dropped, unless the store has taken them.
@@ -90,14 +92,22 @@ impl Conversions {
     /// row as it is, so that the next one who asks starts over.
     pub(super) async fn run(self: Arc<Self>, target: Target, job: Arc<Job>) {
         let digest = job.layer.digest.clone();
+        let task = tokio::spawn(Arc::clone(&self).work(target, Arc::clone(&job)));
+        if let Err(error) = task.await {
+            tracing::error!(blob.digest = %digest, %error, "a conversion broke off");
+        }
+        self.jobs().remove(&digest);
+        job.ended.send_replace(true);
+    }
+
+    async fn work(self: Arc<Self>, target: Target, job: Arc<Job>) {
+        let digest = job.layer.digest.clone();
         let _place = self.queue.place(job.size()).await;
         self.metrics.conversion_started();
         let started = Instant::now();
         let result = self.convert(&target, &digest).await;
         let outcome = self.record(&digest, result, started.elapsed()).await;
         self.metrics.conversion_ended(outcome, started.elapsed());
-        self.jobs().remove(&digest);
-        job.ended.send_replace(true);
     }
 
     async fn record(
@@ -136,14 +146,23 @@ impl Conversions {
     async fn convert(&self, target: &Target, digest: &Digest) -> Result<u64, JobError> {
         let (source, fill) = self.source(target, digest).await?;
         let size = convert::Source::size(&source);
+        self.fills.check_room(size).await?;
         let drafts = Arc::new(Drafts::new(&self.folder, digest));
-        match self.on_thread(source, &drafts).await? {
+        let result = self.on_thread(source, &drafts).await;
+        if let Some(fill) = &fill {
+            // Whatever the converter thinks of the bytes counts only if they are the right ones.
+            fill.wait_verified().await.map_err(JobError::Unverified)?;
+        }
+        match result? {
             Converted::Twin(twin) => {
                 let key = BlobKey::blob(&twin.digest, Generation::random());
                 let toc_key = BlobKey::toc(&twin.toc_digest, Generation::random());
                 self.store.put_file(&key, &drafts.twin).await?;
                 self.store.put_file(&toc_key, &drafts.toc).await?;
-                self.finish(digest, &twin, &key, &toc_key).await?;
+                let kept = self.finish(digest, &twin, &key, &toc_key).await?;
+                if kept != key.to_string() {
+                    self.store.delete(&key).await?;
+                }
             }
             Converted::OwnTwin(twin) => {
                 if let Some(fill) = &fill {
@@ -158,14 +177,15 @@ impl Conversions {
         Ok(size)
     }
 
-    /// Bytes are stored by now; this makes them count, or removes what lost to an earlier writer.
+    /// Bytes are stored by now; this makes them count, and returns the key of the twin that does. A TOC
+    /// that lost to an earlier writer's is removed.
     async fn finish(
         &self,
         digest: &Digest,
         twin: &api::Twin,
         key: &BlobKey,
         toc_key: &BlobKey,
-    ) -> Result<(), JobError> {
+    ) -> Result<String, JobError> {
         let state = self
             .catalog
             .finish_conversion(digest, &self.profile_id, twin, &key.to_string(), &toc_key.to_string())
@@ -174,11 +194,9 @@ impl Conversions {
             if kept_toc != toc_key.to_string() {
                 self.store.delete(toc_key).await?;
             }
-            if kept != key.to_string() && twin.digest != *digest {
-                self.store.delete(key).await?;
-            }
+            return Ok(kept);
         }
-        Ok(())
+        Ok(key.to_string())
     }
 
     async fn source(&self, target: &Target, digest: &Digest) -> Result<(LayerSource, Option<Arc<Fill>>), JobError> {

@@ -185,8 +185,6 @@ impl Fill {
         let (fill, flow) = (Arc::clone(self), Arc::clone(flow));
         let range = answer.range.clone().unwrap_or(0..answer.total);
         flow.remaining.store(range.end - range.start, Ordering::Relaxed);
-        // Nobody else knows this fill yet, so everything up to the end of the range can be claimed.
-        while fill.spool.claim(range.start, range.end, u64::MAX).is_some() {}
         running.spawn(async move {
             let mut claim = Claim::new(&fill, range);
             fill.pump(answer.body, &mut claim, UpstreamBytes::Fill, Some(&flow)).await

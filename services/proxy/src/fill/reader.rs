@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 
-use super::spool::{Available, Outcome};
+use super::spool::Available;
 use super::{BLOCK, Fill, FillError};
 
 /// The bytes handed to a client in one piece.
@@ -42,14 +42,14 @@ impl FillReader {
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Arc<FillError>> {
         if self.whole && self.rest.start == self.fill.size() {
             // Reached at once by an empty blob only; all others waited below.
-            return self.verified().await.map(|()| None);
+            return self.fill.wait_verified().await.map(|()| None);
         }
         if self.rest.is_empty() {
             return Ok(None);
         }
         let held = self.fill.size().saturating_sub(HELD_BACK);
         if self.whole && self.rest.start >= held {
-            self.verified().await?;
+            self.fill.wait_verified().await?;
         }
         let available = if self.whole {
             self.fill.spool.wait_for(self.rest.start).await?
@@ -63,13 +63,6 @@ impl FillReader {
         let piece = self.fill.spool.read(self.rest.start..end).await.map_err(|e| Arc::new(self.fill.spool_error(e)))?;
         self.rest.start = end;
         Ok(Some(piece))
-    }
-
-    async fn verified(&self) -> Result<(), Arc<FillError>> {
-        match self.fill.spool.wait_finished().await {
-            Outcome::Verified => Ok(()),
-            Outcome::Failed(error) => Err(error),
-        }
     }
 
     /// Waits until the bytes at `position` are there, and fetches them where nobody else does.

@@ -157,11 +157,16 @@ impl Fills {
             (None, Some((size, _))) => *size,
             (None, None) => 0,
         };
-        self.room.check(size).await?;
+        self.check_room(size).await?;
         self.catalog.begin_fill(digest, repository, size).await?;
         let have = left.filter(|(was, _)| *was == size).map_or_else(Intervals::default, |(_, have)| have);
         let ranges = first.as_ref().is_none_or(|answer| answer.range.is_some());
         let spool = Spool::create(digest.clone(), size, &path, have).map_err(failed)?;
+        if let Some(answer) = &first {
+            // Before anybody can know this fill, or a reader would ask for bytes that are on their way.
+            let asked = answer.range.clone().unwrap_or(0..answer.total);
+            while spool.claim(asked.start, asked.end, u64::MAX).is_some() {}
+        }
         let fill = Arc::new(Fill {
             spool,
             client: client.clone(),
@@ -172,18 +177,45 @@ impl Fills {
             metrics: Arc::clone(&self.metrics),
         });
         self.metrics.fill_started();
-        tokio::spawn(Arc::clone(self).finish(Arc::clone(&fill), first, place));
+        tokio::spawn(Arc::clone(self).watch_over(Arc::clone(&fill), first, place));
         Ok(fill)
     }
 
-    /// Runs a fill to its end: bytes, digest, readers, store, row, in this order. It belongs to no
-    /// client, so it outlives all of them.
-    async fn finish(
+    /// Checks that the disk has room for `size` more bytes beside what the running fills will take.
+    ///
+    /// # Errors
+    /// [`FillError::NoRoom`] when it has not.
+    pub(crate) async fn check_room(&self, size: u64) -> Result<(), FillError> {
+        let promised: u64 = self
+            .running()
+            .values()
+            .filter_map(|slot| slot.get())
+            .map(|fill| fill.size().saturating_sub(fill.spool.have().total()))
+            .sum();
+        self.room.check(size.saturating_add(promised)).await
+    }
+
+    /// Runs a fill to its end, whatever end that is: the slot is always given up and readers are told.
+    async fn watch_over(
         self: Arc<Self>,
         fill: Arc<Fill>,
         first: Option<upstream::BlobAnswer>,
         place: OwnedSemaphorePermit,
     ) {
+        let digest = fill.spool.digest().clone();
+        let task = tokio::spawn(Arc::clone(&self).finish(Arc::clone(&fill), first));
+        if let Err(error) = task.await {
+            tracing::error!(blob.digest = %digest, %error, "a fill broke off");
+            fill.spool.finish(Outcome::Failed(Arc::new(FillError::Broken)));
+        }
+        self.running().remove(&digest);
+        fill.over.send_replace(true);
+        drop(place);
+    }
+
+    /// Bytes, digest, readers, store, row, in this order. It belongs to no client, so it outlives all
+    /// of them.
+    async fn finish(self: Arc<Self>, fill: Arc<Fill>, first: Option<upstream::BlobAnswer>) {
         let digest = fill.spool.digest().clone();
         let result = match fill.run(first).await {
             Ok(()) => {
@@ -205,9 +237,6 @@ impl Fills {
         if let Err(error) = self.catalog.end_fill(&digest).await {
             tracing::warn!(blob.digest = %digest, %error, "the end of a fill could not be recorded");
         }
-        self.running().remove(&digest);
-        fill.over.send_replace(true);
-        drop(place);
     }
 
     async fn publish(&self, fill: &Fill) -> Result<(), FillError> {

@@ -49,7 +49,9 @@ pub(crate) async fn answer(
                 return Ok(respond_head(shown, facts, headers));
             }
             let manifest = app.pull.by_digest(target, shown).await?;
-            app.remember_layers(&manifest).await;
+            if choice.is_none() {
+                app.remember_layers(&manifest).await;
+            }
             let about = About {
                 view: if choice.is_some() { View::Estargz } else { View::Original },
                 source: choice.is_some().then(|| resolved.digest.clone()),
@@ -70,8 +72,10 @@ async fn by_digest(
     headers: &HeaderMap,
 ) -> Result<Response<Body>, RegistryError> {
     let manifest = app.pull.by_digest(target, digest).await?;
-    app.remember_layers(&manifest).await;
     let source = app.catalog.source_of_converted(digest).await?;
+    if source.is_none() {
+        app.remember_layers(&manifest).await;
+    }
     let about = About { view: if source.is_some() { View::Estargz } else { View::Original }, stale: false, source };
     if about.view == View::Original && view == View::Estargz && method == Method::GET {
         app.views.start(target, &manifest);

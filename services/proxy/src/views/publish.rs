@@ -3,15 +3,15 @@
 
 use std::sync::Arc;
 
-use api::{Digest, MediaType, Parsed};
+use api::{Digest, MediaType, Parsed, Twin};
 use blobstore::{BlobKey, Generation};
 use bytes::Bytes;
 use catalog::{BlobRow, ManifestRow};
 
-use super::implied::ImpliedDirs;
 use super::{Built, Parts};
 use crate::blobs::Found;
 use crate::body::BlobBody;
+use crate::choices::{self, StoredTocs};
 use crate::conversions::LayerState;
 use crate::error::RegistryError;
 use crate::fill::FillReader;
@@ -90,23 +90,14 @@ impl Parts {
 
     /// Decides for each layer, lowest first, whether its twin takes its place.
     async fn choices(&self, states: &[LayerState]) -> Result<Vec<Choice>, RegistryError> {
-        let mut implied = ImpliedDirs::new(&self.catalog, &self.store, self.conversions.profile_id());
-        let mut choices = Vec::with_capacity(states.len());
-        for state in states {
-            let choice = match state {
-                LayerState::Ready(twin) if implied.fits(twin).await? => Choice::Twin(twin.clone()),
-                LayerState::Ready(_)
-                | LayerState::Unconvertible { .. }
-                | LayerState::LeftAlone
-                | LayerState::Converting(_) => Choice::Keep,
-            };
-            implied.add(match state {
-                LayerState::Ready(twin) => Some(twin),
+        let twins: Vec<Option<&Twin>> = states
+            .iter()
+            .map(|state| match state {
+                LayerState::Ready(twin) => Some(&**twin),
                 LayerState::Unconvertible { .. } | LayerState::LeftAlone | LayerState::Converting(_) => None,
-            });
-            choices.push(choice);
-        }
-        Ok(choices)
+            })
+            .collect();
+        choices::choose(&StoredTocs { catalog: &self.catalog, store: &self.store }, &twins).await
     }
 
     async fn read_config(&self, target: &Target, config: &api::Descriptor) -> Result<Bytes, RegistryError> {

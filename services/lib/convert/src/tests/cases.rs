@@ -174,8 +174,15 @@ fn landmark_of_the_source_wins() {
     assert_eq!(entries[0].kind, EntryType::Reg);
 }
 
+/// Returns where the members of a blob begin, compressed and plain.
+fn members(bytes: &[u8]) -> Vec<(u64, u64)> {
+    let mut members = estargz::members::Members::new(bytes).recording();
+    io::copy(&mut members, &mut io::sink()).unwrap();
+    members.starts().to_vec()
+}
+
 #[test]
-fn a_million_headers_do_not_share_a_member() {
+fn many_headers_do_not_share_a_member() {
     let mut tar = Tar::default().file("big", &[1; 100]);
     for i in 0..6000 {
         tar = tar.file(&format!("dir/{i}"), b"");
@@ -183,10 +190,21 @@ fn a_million_headers_do_not_share_a_member() {
     let plain = tar.file("last", b"L").end();
     let (twin, bytes, _) = twin_of(&plain, &plain);
     let toc_offset = estargz::reader::toc_offset(&bytes, twin.size).unwrap();
-    let members = estargz::members::Members::new(&bytes[..toc_offset as usize]);
-    let mut members = members.recording();
-    io::copy(&mut members, &mut io::sink()).unwrap();
-    let starts = members.starts();
+    let starts = members(&bytes[..toc_offset as usize]);
     assert!(starts.windows(2).all(|w| w[1].1 - w[0].1 < 2 << 20), "{starts:?}");
     assert_eq!(twin.implied_dirs, ["", "dir"]);
+}
+
+#[test]
+fn a_long_toc_is_one_member() {
+    let (mut tar, long) = (Tar::default(), "n".repeat(90));
+    for i in 0..60_000 {
+        tar = tar.link(b'2', &format!("{i:08}{long}"), &long);
+    }
+    let plain = tar.end();
+    let (twin, bytes, _) = twin_of(&plain, &plain);
+    assert!(twin.toc_size > 16 << 20, "{}", twin.toc_size);
+    let toc_offset = estargz::reader::toc_offset(&bytes, twin.size).unwrap();
+    let starts = members(&bytes[toc_offset as usize..]);
+    assert_eq!(starts.len(), 2, "the TOC and the footer");
 }

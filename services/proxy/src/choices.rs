@@ -1,0 +1,175 @@
+//! [`choose`]: which layers of an image show their twin in the estargz view.
+//!
+//! A layer may only imply directories. An ordinary unpack onto the layers below leaves an existing
+//! directory as it is; a client that mounts one layer alone makes it up with mode 0755, owner root.
+//! Where the two differ, the layer stays original in the estargz view (design §7).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use api::Twin;
+use blobstore::{BlobKey, BlobStore};
+use catalog::Catalog;
+use estargz::{EntryType, Toc};
+
+use crate::error::RegistryError;
+use crate::rewrite::Choice;
+
+/// The largest TOC that is read here, in bytes; a larger one keeps what lies above it original.
+pub(crate) const MAX_TOC: u64 = 256 << 20;
+
+/// Where the TOCs of twins are.
+pub(crate) trait Tocs: Sync {
+    /// Why one could not be read.
+    type Error: Send;
+
+    /// Returns the TOC of `twin`, or `None` where it is not here or larger than [`MAX_TOC`].
+    fn toc(&self, twin: &Twin) -> impl Future<Output = Result<Option<Toc>, Self::Error>> + Send;
+}
+
+/// Decides for each layer of an image, lowest first, whether its twin takes its place. `twins` has
+/// `None` for a layer without one.
+///
+/// # Errors
+/// When a TOC cannot be read.
+pub(crate) async fn choose<T: Tocs>(tocs: &T, twins: &[Option<&Twin>]) -> Result<Vec<Choice>, T::Error> {
+    let mut implied = ImpliedDirs { tocs, layers: twins, read: HashMap::new() };
+    let mut choices = Vec::with_capacity(twins.len());
+    for (i, twin) in twins.iter().enumerate() {
+        choices.push(match twin {
+            Some(twin) if implied.fits(i, twin).await? => Choice::Twin(Box::new((*twin).clone())),
+            Some(_) | None => Choice::Keep,
+        });
+    }
+    Ok(choices)
+}
+
+/// The layers of an image, and the directories that those below some layer define.
+struct ImpliedDirs<'a, T> {
+    tocs: &'a T,
+    layers: &'a [Option<&'a Twin>],
+    /// The directories of each layer, read when first needed: whether each is 0755 root.
+    read: HashMap<usize, HashMap<String, bool>>,
+}
+
+impl<T: Tocs> ImpliedDirs<'_, T> {
+    /// Tells whether every directory that `twin`, layer `i`, implies is 0755 root in the layers below,
+    /// or in none of them. A layer below without a twin hides what it defines, so the answer is no.
+    async fn fits(&mut self, i: usize, twin: &Twin) -> Result<bool, T::Error> {
+        if twin.implied_dirs.is_empty() {
+            return Ok(true);
+        }
+        for below in (0..i).rev() {
+            if !self.load(below).await? {
+                return Ok(false);
+            }
+        }
+        let plain = |dir: &String| {
+            let nearest = (0..i).rev().find_map(|below| self.read.get(&below)?.get(dir));
+            nearest.copied().unwrap_or(true)
+        };
+        Ok(twin.implied_dirs.iter().all(plain))
+    }
+
+    /// Reads the directories of the layer at `i`; returns whether they can be known.
+    async fn load(&mut self, i: usize) -> Result<bool, T::Error> {
+        if self.read.contains_key(&i) {
+            return Ok(true);
+        }
+        let Some(twin) = self.layers[i] else { return Ok(false) };
+        let Some(toc) = self.tocs.toc(twin).await? else { return Ok(false) };
+        self.read.insert(i, dirs_of(&toc));
+        Ok(true)
+    }
+}
+
+fn dirs_of(toc: &Toc) -> HashMap<String, bool> {
+    toc.entries
+        .iter()
+        .filter(|entry| entry.kind == EntryType::Dir)
+        .map(|entry| {
+            let plain = entry.mode & 0o7777 == 0o755 && entry.uid == 0 && entry.gid == 0 && entry.xattrs.is_empty();
+            (estargz::tree::clean_path(&entry.name), plain)
+        })
+        .collect()
+}
+
+/// The TOCs in the store.
+#[derive(Debug)]
+pub(crate) struct StoredTocs<'a> {
+    pub(crate) catalog: &'a Catalog,
+    pub(crate) store: &'a Arc<dyn BlobStore>,
+}
+
+impl Tocs for StoredTocs<'_> {
+    type Error = RegistryError;
+
+    async fn toc(&self, twin: &Twin) -> Result<Option<Toc>, RegistryError> {
+        if twin.toc_size > MAX_TOC {
+            return Ok(None);
+        }
+        let Some(row) = self.catalog.blob(&twin.toc_digest).await? else { return Ok(None) };
+        let key: BlobKey = row.key.parse().map_err(|error: blobstore::KeyError| RegistryError::internal(&error))?;
+        let blob = self.store.open(&key).await.map_err(|error| RegistryError::internal(&error))?;
+        let toc = telemetry::blocking(move || {
+            let mut json = vec![0; usize::try_from(blob.size()).unwrap_or(usize::MAX)];
+            blob.read_blocking(&mut json, 0).map_err(|error| RegistryError::internal(&error))?;
+            Toc::parse(&json).map_err(|error| RegistryError::internal(&error))
+        });
+        toc.await.map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use api::{Digest, TarTail};
+    use estargz::TocEntry;
+
+    use super::*;
+
+    /// TOCs by the twin's size.
+    struct Made(HashMap<u64, Toc>);
+
+    impl Tocs for Made {
+        type Error = std::convert::Infallible;
+
+        async fn toc(&self, twin: &Twin) -> Result<Option<Toc>, Self::Error> {
+            Ok(self.0.get(&twin.size).cloned())
+        }
+    }
+
+    fn twin(number: u64, implied: &[&str]) -> Twin {
+        Twin {
+            digest: Digest::of(&number.to_le_bytes()),
+            size: number,
+            diff_id: Digest::of(b"d"),
+            plain_size: 1,
+            toc_digest: Digest::of(b"t"),
+            toc_size: 1,
+            source_diff_id: Digest::of(b"s"),
+            source_plain_size: 1,
+            tail: TarTail::Zeros(1024),
+            implied_dirs: implied.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn dirs(entries: &[(&str, i64)]) -> Toc {
+        let entry = |(name, mode): &(&str, i64)| TocEntry { mode: *mode, ..TocEntry::new(*name, EntryType::Dir) };
+        Toc { version: 1, entries: entries.iter().map(entry).collect() }
+    }
+
+    #[tokio::test]
+    async fn a_layer_stays_where_it_implies_directories_that_are_otherwise_below() {
+        let tocs = Made(HashMap::from([(1, dirs(&[("tmp/", 0o1777), ("usr/", 0o755)])), (2, dirs(&[]))]));
+        let (base, over_tmp, over_usr) = (twin(1, &[]), twin(2, &["tmp"]), twin(2, &["usr", "new"]));
+        let shown = async |layers: &[Option<&Twin>]| -> Vec<bool> {
+            let choices = choose(&tocs, layers).await.unwrap();
+            choices.iter().map(|choice| matches!(choice, Choice::Twin(_))).collect()
+        };
+        assert_eq!(shown(&[Some(&base), Some(&over_tmp)]).await, [true, false]);
+        assert_eq!(shown(&[Some(&base), Some(&over_usr)]).await, [true, true]);
+        // The lowest layer has nothing below; above a layer without a twin nothing is known.
+        assert_eq!(shown(&[Some(&over_tmp)]).await, [true]);
+        assert_eq!(shown(&[None, Some(&over_usr), Some(&base)]).await, [false, false, true]);
+    }
+}

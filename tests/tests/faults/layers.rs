@@ -1,0 +1,100 @@
+//! Layers that cannot be converted: served as they are, with the reason in a metric.
+
+use bytes::Bytes;
+
+use crate::layer::{entry, gzip, noise, tar, zstd};
+use crate::push::{Blob, GZIP, TAR, ZSTD};
+use crate::world::{REPOSITORY, World};
+
+fn cut(bytes: &Bytes) -> Bytes {
+    bytes.slice(..bytes.len() * 2 / 3)
+}
+
+fn flipped(bytes: &Bytes, at: usize) -> Bytes {
+    let mut bytes = bytes.to_vec();
+    bytes[at] ^= 0x10;
+    bytes.into()
+}
+
+fn one(name: &[u8], kind: u8, target: &[u8]) -> Bytes {
+    let mut tar = Vec::new();
+    entry(&mut tar, b"file", b'0', b"content");
+    entry(&mut tar, name, kind, b"");
+    let header = tar.len() - 512;
+    tar[header + 157..header + 157 + target.len()].copy_from_slice(target);
+    let field = |header: &[u8]| {
+        let sum: u32 = header.iter().enumerate().map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u32::from(*byte) }).sum();
+        format!("{sum:06o}\0 ")
+    };
+    let sum = field(&tar[header..]);
+    tar[header + 148..header + 156].copy_from_slice(sum.as_bytes());
+    tar.resize(tar.len() + 1024, 0);
+    tar.into()
+}
+
+/// Name, media type, bytes and the reason why there is no twin.
+fn cases() -> Vec<(&'static str, &'static str, Bytes, &'static str)> {
+    let tar = tar(112, 3, 300_000);
+    let (gz, zst) = (gzip(&tar), zstd(&tar));
+    let bad_checksum = flipped(&tar, 512 + 150);
+    vec![
+        ("gzip, cut off", GZIP, cut(&gz), "corrupt"),
+        ("gzip, a bit wrong", GZIP, flipped(&gz, gz.len() / 2), "corrupt"),
+        ("gzip, its checksum wrong", GZIP, flipped(&gz, gz.len() - 6), "corrupt"),
+        ("gzip, rubbish behind it", GZIP, [gz.clone(), noise(1, 5000)].concat().into(), "corrupt"),
+        ("zstd, cut off", ZSTD, cut(&zst), "corrupt"),
+        ("zstd, a bit wrong", ZSTD, flipped(&zst, zst.len() / 2), "corrupt"),
+        ("tar, cut off", TAR, cut(&tar), "corrupt"),
+        ("tar, a header wrong", TAR, bad_checksum.clone(), "corrupt"),
+        ("a wrong tar in right gzip", GZIP, gzip(&bad_checksum), "corrupt"),
+        ("no tar at all", GZIP, noise(113, 100_000), "corrupt"),
+        ("a hardlink to nothing", TAR, one(b"link", b'1', b"nothing"), "hardlink_missing"),
+        ("an entry below a file", TAR, one(b"file/below", b'0', b""), "below_non_directory"),
+        ("a name that is not UTF-8", TAR, one(b"\xff\xfe", b'0', b""), "not_utf8"),
+    ]
+}
+
+/// One image of all of them: every layer comes byte for byte, each reason is counted, and the view says that nothing was converted.
+#[test]
+fn what_cannot_be_converted_is_served_as_it_is() {
+    let cases = cases();
+    let layers = cases.iter().map(|(_, kind, bytes, _)| Blob::new(kind, bytes.clone())).collect();
+    let world = World::start(layers, |options| options.view("estargz").config("[convert]\nwait = \"60s\"\n"));
+    let answer = world.get(&format!("/v2/{REPOSITORY}/manifests/latest"));
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("docker-content-digest"), Some(world.image.digest.clone()), "nothing to convert");
+    world.wait_tidy();
+    for (number, (what, ..)) in cases.iter().enumerate() {
+        let answer = world.get(&world.path(number));
+        assert!(answer.body == world.image.layers[number].bytes, "{what}");
+    }
+    for reason in ["corrupt", "hardlink_missing", "below_non_directory", "not_utf8"] {
+        let count = cases.iter().filter(|case| case.3 == reason).count() as f64;
+        let series = format!("firstlight_conversions_total{{state=\"unconvertible\",reason=\"{reason}\"}}");
+        assert_eq!(world.series(&series), count, "{reason}\n{}", world.stage.proxy.log());
+    }
+    world.wait_tidy();
+    world.assert_calm();
+}
+
+/// An empty layer, an empty tar and a layer of one empty gzip member are no tars or empty ones; nothing hangs, and the rest converts.
+#[test]
+fn odd_layers_do_not_stop_the_others() {
+    let layers = vec![
+        Blob::new(TAR, Bytes::new()),
+        Blob::new(GZIP, gzip(&Bytes::new())),
+        Blob::new(GZIP, gzip(&vec![0; 1024].into())),
+        Blob::new(TAR, tar(114, 2, 1 << 20)),
+    ];
+    let world = World::start(layers, |options| options.view("estargz").config("[convert]\nwait = \"60s\"\n"));
+    let answer = world.get(&format!("/v2/{REPOSITORY}/manifests/latest"));
+    assert_eq!(answer.header("firstlight-view").as_deref(), Some("estargz"), "{}", world.stage.proxy.log());
+    let document = answer.json().unwrap();
+    assert_ne!(document["layers"][3]["digest"].as_str().unwrap(), world.image.layers[3].digest);
+    for number in 0..4 {
+        let answer = world.get(&world.path(number));
+        assert!(answer.status == 200 && answer.body == world.image.layers[number].bytes, "layer {number}");
+    }
+    world.wait_tidy();
+    world.assert_calm();
+}

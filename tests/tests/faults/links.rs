@@ -1,0 +1,169 @@
+//! Who may read what, what starts a conversion, and what a digest means for ever.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use e2e::web::{self, Answer, Pace};
+
+use crate::layer::{noise, tar};
+use crate::push::{self, Blob, TAR};
+use crate::world::{REPOSITORY, World, blob_path};
+
+const OTHER: &str = "team/b";
+
+fn manifest_path(repository: &str, reference: &str) -> String {
+    format!("/v2/{repository}/manifests/{reference}")
+}
+
+/// Asks for `path` in every way; all must be 404.
+fn assert_hidden(world: &World, path: &str) {
+    for (method, headers) in [
+        ("GET", vec![]),
+        ("HEAD", vec![]),
+        ("GET", vec![("range", "bytes=0-9")]),
+        ("GET", vec![("range", "bytes=5-")]),
+        ("GET", vec![("if-none-match", "*")]),
+    ] {
+        let answer = world.send(method, path, &headers);
+        assert_eq!(answer.status, 404, "{method} {path} {headers:?}");
+    }
+}
+
+/// A running fill of a blob that only one repository holds is not there for another one, whose upstream lacks it.
+#[test]
+fn another_repository_cannot_join_a_fill() {
+    let world = World::linked(vec![Blob::new(TAR, noise(101, 8 << 20))]);
+    let other = push::image(&world.stage.registry, OTHER, "latest", vec![Blob::new(TAR, noise(102, 1000))]);
+    assert_eq!(world.get(&manifest_path(OTHER, &other.digest)).status, 200);
+    world.throttle(2_000_000);
+    let digest = world.layer().digest.clone();
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| world.download(Pace::default()).unwrap());
+        world.wait_metric("firstlight_fills_running", 1.0);
+        assert_hidden(&world, &blob_path(OTHER, &digest));
+        assert_hidden(&world, &blob_path("team/nobody", &digest));
+        assert_eq!(world.metric("firstlight_fills_running"), 1.0, "the fill was over too soon");
+        world.stage.relay.clear();
+        assert_eq!(reader.join().unwrap().digest, digest);
+    });
+    world.wait_tidy();
+    assert_hidden(&world, &blob_path(OTHER, &digest));
+    assert_hidden(&world, &manifest_path(OTHER, &world.image.digest));
+    // A repository whose upstream does hold it may read it, without a second download.
+    push::upload(&world.stage.registry, OTHER, world.layer());
+    assert_eq!(e2e::digest(&world.get(&blob_path(OTHER, &digest)).body), digest);
+    world.assert_frugal();
+}
+
+/// The converted form of a world's image: digest and document.
+fn convert(world: &World) -> Answer {
+    let path = manifest_path(REPOSITORY, "latest");
+    world.wait("estargz view", || world.get(&path).header("firstlight-view").as_deref() == Some("estargz"));
+    world.get(&path)
+}
+
+/// Twins, converted manifests and converted configs belong to whom their source belongs to.
+#[test]
+fn another_repository_cannot_read_what_was_made() {
+    let world = World::start(vec![Blob::new(TAR, tar(103, 3, 1 << 20))], patient);
+    let other = push::image(&world.stage.registry, OTHER, "latest", vec![Blob::new(TAR, noise(104, 1000))]);
+    assert_eq!(world.get(&manifest_path(OTHER, &other.digest)).status, 200);
+    let converted = convert(&world);
+    let document = converted.json().unwrap();
+    let digest = converted.header("docker-content-digest").unwrap();
+    assert_ne!(digest, world.image.digest);
+    let mut paths = vec![manifest_path(OTHER, &digest), blob_path(OTHER, &digest)];
+    for blob in [&document["config"], &document["layers"][0]] {
+        let blob = blob["digest"].as_str().unwrap();
+        assert_eq!(e2e::digest(&world.get(&blob_path(REPOSITORY, blob)).body), blob, "its own repository");
+        paths.push(blob_path(OTHER, blob));
+    }
+    for path in paths {
+        assert_hidden(&world, &path);
+    }
+}
+
+fn patient(options: e2e::ProxyOptions) -> e2e::ProxyOptions {
+    options.view("estargz").config("[convert]\nwait = \"60s\"\n")
+}
+
+/// Update bots poll with HEAD, by tag and by digest, of manifests and of layers: nothing is fetched, filled or converted.
+#[test]
+fn a_storm_of_heads_starts_nothing() {
+    let world = World::start(vec![Blob::new(TAR, tar(105, 2, 1 << 20))], patient);
+    let paths = [
+        manifest_path(REPOSITORY, "latest"),
+        manifest_path(REPOSITORY, &world.image.digest),
+        world.path(0),
+        format!("/v2/{REPOSITORY}/tags/list"),
+    ];
+    std::thread::scope(|scope| {
+        for client in 0..4 {
+            let (world, paths) = (&world, &paths);
+            scope.spawn(move || {
+                for round in 0..50 {
+                    let path = &paths[(client + round) % 3];
+                    assert_eq!(world.send("HEAD", path, &[]).status, 200, "{path}");
+                }
+                assert_eq!(world.get(&paths[3]).status, 200);
+            });
+        }
+    });
+    for metric in ["conversions_total", "conversions_running", "fills_total", "fills_running"] {
+        assert_eq!(world.metric(&format!("firstlight_{metric}")), 0.0, "{metric}");
+    }
+    assert_eq!(world.stage.relay.bytes("/blobs/"), 0);
+}
+
+/// A tag that HEAD showed in one view is given by GET in the same, although the twins are ready in between.
+#[test]
+fn head_and_get_of_a_tag_agree() {
+    let world = World::start(vec![Blob::new(TAR, tar(106, 3, 1 << 20))], patient);
+    let head = world.stage.proxy.tag(REPOSITORY, "latest").unwrap();
+    assert_eq!(head, (world.image.digest.clone(), "original".to_owned()));
+    world.send("GET", &manifest_path(REPOSITORY, &world.image.digest), &[("firstlight-view", "estargz")]);
+    world.wait_metric("firstlight_conversions_total", 1.0);
+    for method in ["GET", "HEAD", "GET"] {
+        let answer = world.send(method, &manifest_path(REPOSITORY, "latest"), &[]);
+        assert_eq!(answer.header("docker-content-digest"), Some(world.image.digest.clone()), "{method}");
+        assert_eq!(answer.header("firstlight-view").as_deref(), Some("original"), "{method}");
+        assert_eq!(answer.header("vary").as_deref(), Some("Firstlight-View"));
+    }
+}
+
+/// Every digest that was ever answered keeps answering the same bytes: after a restart, and without an upstream.
+#[test]
+fn a_digest_means_the_same_for_ever() {
+    let layers = vec![Blob::new(TAR, tar(107, 3, 1 << 20)), Blob::new(TAR, tar(108, 3, 1 << 20))];
+    let mut world = World::start(layers, patient);
+    let converted = convert(&world);
+    assert_eq!(converted.header("firstlight-source-digest"), Some(world.image.digest.clone()));
+    let original = world.send("GET", &manifest_path(REPOSITORY, "latest"), &[("firstlight-view", "original")]);
+    assert_eq!(original.header("docker-content-digest"), Some(world.image.digest.clone()));
+    let mut paths = Vec::new();
+    for answer in [&converted, &original] {
+        let document = answer.json().unwrap();
+        paths.push(manifest_path(REPOSITORY, &answer.header("docker-content-digest").unwrap()));
+        let layers = document["layers"].as_array().unwrap();
+        paths.extend(layers.iter().chain([&document["config"]]).map(|blob| {
+            blob_path(REPOSITORY, blob["digest"].as_str().unwrap())
+        }));
+    }
+    let read = |world: &World| -> BTreeMap<String, Bytes> {
+        paths.iter().map(|path| (path.clone(), world.get(path).body)).collect()
+    };
+    let before = read(&world);
+    for (path, body) in &before {
+        assert!(path.ends_with(&e2e::digest(body)), "{path}");
+    }
+    world.wait_tidy();
+    world.stage.relay.stop();
+    world.stage.proxy.restart().unwrap();
+    assert!(read(&world) == before, "an answer changed");
+    let again = world.get(&manifest_path(REPOSITORY, "latest"));
+    assert_eq!((again.status.as_u16(), &again.body), (200, &converted.body), "the tag flipped back");
+    assert_eq!(world.metric("firstlight_conversions_total"), 0.0, "converted a second time");
+    let headers = [("accept".to_owned(), web::MANIFEST_TYPES.to_owned())];
+    let mirrored = web::request(&e2e::Node::Machine, world.stage.proxy.mirror_at(), "GET", &manifest_path(REPOSITORY, "latest"), &headers);
+    assert_eq!(mirrored.unwrap().body, original.body, "the mirror's view");
+}

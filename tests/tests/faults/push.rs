@@ -1,0 +1,85 @@
+//! Pushing by hand: blobs and manifests that no honest client would make.
+
+use bytes::Bytes;
+use e2e::Registry;
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use tokio::net::TcpStream;
+
+pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+pub(crate) const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+pub(crate) const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
+
+/// A blob that was pushed.
+#[derive(Clone, Debug)]
+pub(crate) struct Blob {
+    pub(crate) digest: String,
+    pub(crate) bytes: Bytes,
+    media_type: &'static str,
+}
+
+impl Blob {
+    pub(crate) fn new(media_type: &'static str, bytes: Bytes) -> Self {
+        Self { digest: e2e::digest(&bytes), bytes, media_type }
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+}
+
+/// An image that was pushed.
+#[derive(Clone, Debug)]
+pub(crate) struct Image {
+    pub(crate) digest: String,
+    pub(crate) layers: Vec<Blob>,
+}
+
+/// Pushes an image of these layers under `repository:tag`. The config's diffIDs are right for plain layers only; nobody asks.
+pub(crate) fn image(registry: &Registry, repository: &str, tag: &str, layers: Vec<Blob>) -> Image {
+    let ids: Vec<_> = layers.iter().map(|layer| layer.digest.clone()).collect();
+    let config = json!({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": ids}});
+    let config = Blob::new("application/vnd.oci.image.config.v1+json", config.to_string().into_bytes().into());
+    for blob in layers.iter().chain([&config]) {
+        upload(registry, repository, blob);
+    }
+    let descriptor = |blob: &Blob| json!({"mediaType": blob.media_type, "digest": blob.digest, "size": blob.size()});
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": MANIFEST, "config": descriptor(&config),
+        "layers": layers.iter().map(descriptor).collect::<Vec<_>>(),
+    });
+    let manifest = Bytes::from(manifest.to_string());
+    let digest = e2e::digest(&manifest);
+    let path = format!("/v2/{repository}/manifests/{tag}");
+    let (status, _) = send(registry, "PUT", &path, MANIFEST, manifest);
+    assert_eq!(status, StatusCode::CREATED, "{path}");
+    Image { digest, layers }
+}
+
+/// Pushes a blob.
+pub(crate) fn upload(registry: &Registry, repository: &str, blob: &Blob) {
+    let (status, headers) = send(registry, "POST", &format!("/v2/{repository}/blobs/uploads/"), "", Bytes::new());
+    assert_eq!(status, StatusCode::ACCEPTED);
+    let location = headers["location"].to_str().unwrap();
+    let path = location.split_once("/v2/").unwrap().1;
+    let path = format!("/v2/{path}{}digest={}", if path.contains('?') { '&' } else { '?' }, blob.digest);
+    let (status, _) = send(registry, "PUT", &path, "application/octet-stream", blob.bytes.clone());
+    assert_eq!(status, StatusCode::CREATED, "{path}");
+}
+
+fn send(registry: &Registry, method: &str, path: &str, kind: &str, body: Bytes) -> (StatusCode, HeaderMap) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let stream = TcpStream::connect(registry.at()).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let request = Request::builder().method(method).uri(path).header("host", registry.at().to_string());
+        let request = request.header("content-type", kind).body(Full::new(body)).unwrap();
+        let (head, body) = sender.send_request(request).await.unwrap().into_parts();
+        body.collect().await.unwrap();
+        (head.status, head.headers)
+    })
+}
