@@ -20,9 +20,11 @@ test: setup
 	cargo build --quiet --release --workspace --locked
 	cargo test --release --workspace --locked
 
-bench: setup
+# `make bench ROWS="download idle"` for some rows; ROWS=--quick for a glance.
+bench:
+	tests/setup.sh time wrk nginx-light
 	cargo build --quiet --release --workspace --locked
-	cargo run --quiet --release --locked -p bench
+	target/release/bench $(ROWS)
 
 # Docker 26 with the containerd image store and podman 5, from a Debian 13 tree; not part of CI.
 test-clients: setup

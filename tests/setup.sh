@@ -1,9 +1,9 @@
 #!/bin/bash
-# Installs what the tests need from Debian. Does nothing, quickly, when it is all there.
+# Installs what the tests need from Debian, and the packages named. Does nothing, quickly, when it is all there.
 set -euo pipefail
 
 packages=(docker-registry docker.io containerd runc stargz-snapshotter podman crun skopeo umoci mmdebstrap iproute2
-    util-linux apache2-utils attr jq perl ca-certificates openssl gcc libc6-dev)
+    util-linux apache2-utils attr jq perl ca-certificates openssl gcc libc6-dev "$@")
 
 missing=()
 for package in "${packages[@]}"; do

@@ -70,6 +70,13 @@ impl Containerd {
         ctr(&self.node, &self.socket)
     }
 
+    /// Returns a `ctr-remote` command for this daemon: the reference converter and lazy client.
+    pub fn ctr_remote(&self) -> Command {
+        let mut command = self.node.command("ctr-remote");
+        command.arg("-a").arg(&self.socket);
+        command
+    }
+
     /// Returns the digest an image's name points to.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::SocketAddrV4;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -220,13 +220,15 @@ fn config(options: &ProxyOptions) -> String {
     text
 }
 
-/// Returns the program beside the running test: `target/release/firstlight` for `cargo test --release`.
+/// Returns the program of the running test's or bench's own build: `target/release/firstlight` for `cargo test --release`.
 ///
 /// # Errors
 /// It is not built.
 pub fn program() -> Result<PathBuf> {
     let test = std::env::current_exe()?;
-    let folder = test.parent().and_then(Path::parent).context("the test has no folder")?;
+    let folder = test.parent().context("the test has no folder")?;
+    // Tests lie in a folder below the programs.
+    let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
     let program = folder.join("firstlight");
     ensure!(program.try_exists()?, "{} is missing: build it first (`make test` does)", program.display());
     Ok(program)

@@ -48,6 +48,29 @@ pub enum LogFormat {
 pub enum Command {
     /// Serve the registry API (no configuration needed)
     Serve,
+    /// Convert an image: each of SRC and DST is oci:DIR[:TAG] or docker://HOST/NAME[:TAG|@DIGEST]
+    Convert {
+        /// The image
+        src: String,
+        /// Where its converted form goes
+        dst: String,
+        /// Speak HTTP to registries that are not configured upstreams (always done to this machine's own)
+        #[arg(long)]
+        plain_http: bool,
+    },
+    /// Show an image's views, layers and twins, by what is stored here or by an OCI layout
+    Inspect {
+        /// A reference such as library/python:3, or oci:DIR[:TAG]
+        image: String,
+        /// List the files of its eStargz layers
+        #[arg(long)]
+        toc: bool,
+    },
+    /// Say what this proxy makes of a reference, and why; asks no upstream
+    Explain {
+        /// A reference such as library/python:3 or ghcr.io/org/app@sha256:…
+        reference: String,
+    },
     /// Configuration
     Config {
         /// What is done with it

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use firstlight::cli::{Cli, Command, ConfigAction, LogFormat, Output};
+use firstlight::commands;
 use firstlight::config::{self, Config};
 
 /// The exit status for a configuration that cannot be used.
@@ -46,6 +47,16 @@ fn run(cli: Cli, config: Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match cli.command {
         Command::Serve => runtime.block_on(firstlight::serve::run(config)),
+        Command::Convert { src, dst, plain_http } => {
+            let report = runtime.block_on(commands::convert::run(&config, &src, &dst, plain_http))?;
+            commands::print(&report, cli.output)
+        }
+        Command::Inspect { image, toc } => {
+            commands::print(&runtime.block_on(commands::inspect::run(&config, &image, toc))?, cli.output)
+        }
+        Command::Explain { reference } => {
+            commands::print(&runtime.block_on(commands::explain::run(&config, &reference))?, cli.output)
+        }
         Command::Config { .. } => Ok(()),
     }
 }

@@ -8,6 +8,10 @@ use api::{Repository, RepositoryName};
 
 use crate::config::{Config, CredentialSource, Upstream, Visibility};
 
+/// The bodies one upstream sends us at the same time. Streamed-through ones last as long as their
+/// clients like, so this is well above what fills need.
+const MAX_CONNECTIONS: usize = 256;
+
 /// One configured upstream and the client that speaks to it.
 #[derive(Debug)]
 pub(crate) struct Remote {
@@ -170,6 +174,7 @@ pub(crate) fn client(entry: &Upstream) -> anyhow::Result<upstream::Client> {
     let mut settings = upstream::Settings::new(&entry.name, &entry.url);
     settings.auth_hosts.clone_from(&entry.auth_hosts);
     settings.plain_http = entry.plain_http;
+    settings.max_connections = MAX_CONNECTIONS;
     settings.credentials = credentials(entry)?;
     if let Some(path) = &entry.ca_file {
         settings.ca_pem = Some(std::fs::read(path).with_context(|| format!("ca_file {}", path.display()))?);

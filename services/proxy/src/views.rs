@@ -22,7 +22,7 @@ use crate::remotes::Target;
 
 /// A tag that was answered with the original keeps that answer this long: clients ask by HEAD first
 /// and by GET later, and both must agree.
-const HOLD: Duration = Duration::from_secs(60);
+pub(crate) const HOLD: Duration = Duration::from_secs(60);
 /// The longest that answers in a row can keep a tag from showing its converted form.
 const LONGEST_HOLD: Duration = Duration::from_secs(600);
 /// Original answers are recorded at most this often.

@@ -41,8 +41,12 @@ fn a_wrong_configuration_ends_with_2() {
 fn a_wrong_variable_ends_with_2() {
     for (name, value) in [("FIRSTLIGHT_CONVERT_LEVEL", "many"), ("FIRSTLIGHT_CONVERT_LEVL", "6")] {
         let scratch = Scratch::new().unwrap();
-        let output =
-            Command::new(program().unwrap()).arg("serve").env(name, value).current_dir(scratch.path()).output().unwrap();
+        let output = Command::new(program().unwrap())
+            .arg("serve")
+            .env(name, value)
+            .current_dir(scratch.path())
+            .output()
+            .unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{name}: {said}");
         assert!(said.contains(name), "{name}: {said}");

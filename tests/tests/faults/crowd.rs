@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::layer::{noise, tar};
 use crate::push::{Blob, TAR};
-use crate::world::{LIMIT, World};
+use crate::world::{LIMIT, REPOSITORY, World};
 
 const CLIENTS: usize = 200;
 
@@ -118,6 +118,28 @@ fn a_crowd_costs_one_download_and_one_conversion() {
     assert!(world.metric("firstlight_coalesced_readers_total") > 0.0);
     world.wait_tidy();
     world.assert_calm();
+}
+
+/// A tag that everybody asks for at once costs one question, and its blobs no more than themselves.
+#[test]
+fn a_crowd_asks_for_a_tag_once() {
+    let world = World::start(vec![Blob::new(TAR, noise(5, 1 << 20))], |options| options);
+    let path = format!("/v2/{REPOSITORY}/manifests/latest");
+    world.stage.relay.add(Rule::new(&path, Fault::Throttle(500)));
+    let (runtime, mut clients) = (runtime(), JoinSet::new());
+    for _ in 0..CLIENTS {
+        let (at, path, digest) = (world.stage.proxy.at(), path.clone(), world.image.digest.clone());
+        let ask = async move {
+            let headers = [("accept".to_owned(), web::MANIFEST_TYPES.to_owned())];
+            let answer = web::send(at, "GET", &path, &headers).await.unwrap();
+            assert_eq!(answer.status(), StatusCode::OK);
+            let body = answer.into_body().collect().await.unwrap().to_bytes();
+            assert_eq!(e2e::digest(&body), digest);
+        };
+        clients.spawn_on(ask, runtime.handle());
+    }
+    runtime.block_on(finish(clients));
+    assert_eq!(world.stage.relay.seen_at("/manifests/").len(), 1);
 }
 
 /// Ranges that together cover a cold blob, a quarter of them open-ended and closed early as containerd's are.

@@ -24,7 +24,9 @@ fn the_gate_asks_only_where_it_stands() {
     }
     let right = web::basic("ann", "secret").1;
     for path in &paths {
-        for wrong in [None, Some(web::basic("ann", "wrong").1), Some(web::basic("bob", "secret").1), Some("Bearer x".into())] {
+        for wrong in
+            [None, Some(web::basic("ann", "wrong").1), Some(web::basic("bob", "secret").1), Some("Bearer x".into())]
+        {
             let headers: Vec<_> = wrong.iter().map(|value| ("authorization", value.as_str())).collect();
             let answer = gated.send("GET", path, &headers);
             assert_eq!((answer.status.as_u16(), code(&answer).as_str()), (401, "UNAUTHORIZED"), "{path} {wrong:?}");

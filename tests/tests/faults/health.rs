@@ -1,6 +1,7 @@
 //! Health and metrics.
 
 use e2e::web::{self, Answer, Pace};
+use e2e::{Fault, Rule};
 
 use crate::layer::tar;
 use crate::push::{Blob, TAR};
@@ -9,7 +10,7 @@ use crate::world::{REPOSITORY, World};
 /// Everything that is promised is there after some traffic, and counts it.
 #[test]
 fn metrics_count_what_happens() {
-    let world = World::start(vec![Blob::new(TAR, tar(141, 3, 1 << 20))], |options| options);
+    let world = World::start(vec![Blob::new(TAR, tar(141, 12, 1 << 20))], |options| options);
     let admin = |path: &str| -> Answer {
         web::request(&e2e::Node::Machine, world.stage.proxy.admin_at(), "GET", path, &[]).unwrap()
     };
@@ -50,10 +51,29 @@ fn metrics_count_what_happens() {
 
     let text = admin("/metrics").text();
     for name in [
-        "fills_running", "fills", "coalesced_readers", "upstream_bytes", "served_bytes", "conversions",
-        "conversions_running", "conversion_seconds", "ranges", "tag_checks", "quota_remaining", "uncached_streams",
+        "fills_running",
+        "fills",
+        "coalesced_readers",
+        "upstream_bytes",
+        "served_bytes",
+        "conversions",
+        "conversions_running",
+        "conversion_seconds",
+        "ranges",
+        "tag_checks",
+        "uncached_streams",
     ] {
         assert!(text.contains(&format!("# HELP firstlight_{name} ")), "{name}\n{text}");
     }
     assert!(text.ends_with("# EOF\n"));
+}
+
+/// What upstream says of its rate limit is exported.
+#[test]
+fn the_quota_of_the_upstream_is_exported() {
+    let world = World::start(vec![], |options| options);
+    let headers = ["ratelimit-limit", "ratelimit-remaining"].map(|name| (name.to_owned(), "17;w=21600".to_owned()));
+    world.stage.relay.add(Rule::new("/manifests/", Fault::Status(429, headers.to_vec())).times(1));
+    assert_eq!(world.get(&format!("/v2/{REPOSITORY}/manifests/latest")).status, 200, "a single 429 is waited out");
+    assert_eq!(world.series("firstlight_quota_remaining{upstream=\"docker.io\"}"), 17.0);
 }

@@ -80,7 +80,8 @@ fn manifests_that_are_none_are_not_passed_on() {
         "schemaVersion": 2, "mediaType": MANIFEST, "config": descriptor, "layers": [], "manifests": [],
     });
     let mismatch = json!({"schemaVersion": 2, "mediaType": index, "config": descriptor, "layers": []});
-    let many = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": descriptor, "layers": vec![&descriptor; 513]});
+    let many =
+        json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": descriptor, "layers": vec![&descriptor; 513]});
     let path = json!({
         "schemaVersion": 2, "mediaType": MANIFEST, "config": descriptor,
         "layers": [{"mediaType": TAR, "digest": "sha256:../../../etc/passwd", "size": 1}],

@@ -32,6 +32,23 @@ fn a_fill_goes_on_after_a_kill() {
     world.assert_calm();
 }
 
+/// Killed again and again: each time the fill goes on a little further, and at the end the blob is right.
+#[test]
+fn a_fill_survives_many_kills() {
+    let layer = Blob::new(TAR, tar(84, 12, 1 << 20));
+    let mut world = World::linked(vec![layer.clone()]);
+    world.throttle(4_000_000);
+    world.download(Pace { stop_after: Some(1), rate: None }).unwrap();
+    for quarter in 1..4 {
+        world.wait_upstream(layer.size() * quarter / 4);
+        world.stage.proxy.kill().unwrap();
+        world.stage.proxy.start_again().unwrap();
+    }
+    assert_eq!(world.download(Pace::default()).unwrap().digest, layer.digest);
+    world.wait_tidy();
+    world.assert_calm();
+}
+
 /// The spool is damaged while the proxy is away, as an unclean boot may do: nothing wrong is served, and the blob comes in the end.
 #[test]
 fn a_damaged_spool_is_never_served() {
@@ -68,7 +85,11 @@ fn a_conversion_goes_on_after_a_kill() {
     let layer = Blob::new(TAR, tar(83, 48, 1 << 20));
     let slow = "[convert]\nlevel = 12\nworkers = 1\nwait = \"60s\"\n";
     let mut world = World::start(vec![layer.clone()], |options| options.view("estargz").config(slow));
-    world.send("GET", &format!("/v2/{REPOSITORY}/manifests/{}", world.image.digest), &[("firstlight-view", "original")]);
+    world.send(
+        "GET",
+        &format!("/v2/{REPOSITORY}/manifests/{}", world.image.digest),
+        &[("firstlight-view", "original")],
+    );
     assert_eq!(world.download(Pace::default()).unwrap().digest, layer.digest);
     world.wait_metric("firstlight_fills_total", 1.0);
     assert_eq!(world.metric("firstlight_conversions_running"), 1.0, "the conversion was over too soon");

@@ -35,7 +35,8 @@ pub(crate) fn tar(seed: u64, files: usize, size: usize) -> Bytes {
 pub(crate) fn entry(tar: &mut Vec<u8>, name: &[u8], kind: u8, content: &[u8]) {
     let mut header = [0_u8; 512];
     header[..name.len()].copy_from_slice(name);
-    let fields = [(100, "0000644\0"), (108, "0000000\0"), (116, "0000000\0"), (136, "14000000000\0"), (148, "        ")];
+    let fields =
+        [(100, "0000644\0"), (108, "0000000\0"), (116, "0000000\0"), (136, "14000000000\0"), (148, "        ")];
     for (at, text) in fields {
         header[at..at + text.len()].copy_from_slice(text.as_bytes());
     }
@@ -60,8 +61,7 @@ pub(crate) fn zstd(bytes: &Bytes) -> Bytes {
 }
 
 fn filter(program: &str, arguments: &[&str], bytes: &Bytes) -> Bytes {
-    let mut child =
-        Command::new(program).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = Command::new(program).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let (mut input, bytes) = (child.stdin.take().unwrap(), bytes.clone());
     let writer = std::thread::spawn(move || input.write_all(&bytes));
     let output = child.wait_with_output().unwrap();

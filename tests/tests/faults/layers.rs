@@ -23,11 +23,27 @@ fn one(name: &[u8], kind: u8, target: &[u8]) -> Bytes {
     let header = tar.len() - 512;
     tar[header + 157..header + 157 + target.len()].copy_from_slice(target);
     let field = |header: &[u8]| {
-        let sum: u32 = header.iter().enumerate().map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u32::from(*byte) }).sum();
+        let sum: u32 = header
+            .iter()
+            .enumerate()
+            .map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u32::from(*byte) })
+            .sum();
         format!("{sum:06o}\0 ")
     };
     let sum = field(&tar[header..]);
     tar[header + 148..header + 156].copy_from_slice(sum.as_bytes());
+    tar.resize(tar.len() + 1024, 0);
+    tar.into()
+}
+
+/// A file with a pax record before it.
+fn pax(key: &str, value: &str) -> Bytes {
+    let rest = format!(" {key}={value}\n");
+    // The length counts its own digits.
+    let length = (1_usize..).find(|length| length == &(rest.len() + length.to_string().len())).unwrap_or_default();
+    let mut tar = Vec::new();
+    entry(&mut tar, b"pax", b'x', format!("{length}{rest}").as_bytes());
+    entry(&mut tar, b"file", b'0', b"content");
     tar.resize(tar.len() + 1024, 0);
     tar.into()
 }
@@ -50,6 +66,8 @@ fn cases() -> Vec<(&'static str, &'static str, Bytes, &'static str)> {
         ("no tar at all", GZIP, noise(113, 100_000), "corrupt"),
         ("a hardlink to nothing", TAR, one(b"link", b'1', b"nothing"), "hardlink_missing"),
         ("an entry below a file", TAR, one(b"file/below", b'0', b""), "below_non_directory"),
+        ("a name without end", TAR, pax("path", &"x".repeat(5000)), "limit"),
+        ("attributes without end", TAR, pax("SCHILY.xattr.user.x", &"x".repeat(600_000)), "limit"),
         ("a name that is not UTF-8", TAR, one(b"\xff\xfe", b'0', b""), "not_utf8"),
     ]
 }
@@ -68,7 +86,7 @@ fn what_cannot_be_converted_is_served_as_it_is() {
         let answer = world.get(&world.path(number));
         assert!(answer.body == world.image.layers[number].bytes, "{what}");
     }
-    for reason in ["corrupt", "hardlink_missing", "below_non_directory", "not_utf8"] {
+    for reason in ["corrupt", "hardlink_missing", "below_non_directory", "not_utf8", "limit"] {
         let count = cases.iter().filter(|case| case.3 == reason).count() as f64;
         let series = format!("firstlight_conversions_total{{state=\"unconvertible\",reason=\"{reason}\"}}");
         assert_eq!(world.series(&series), count, "{reason}\n{}", world.stage.proxy.log());
@@ -82,8 +100,8 @@ fn what_cannot_be_converted_is_served_as_it_is() {
 fn odd_layers_do_not_stop_the_others() {
     let layers = vec![
         Blob::new(TAR, Bytes::new()),
-        Blob::new(GZIP, gzip(&Bytes::new())),
-        Blob::new(GZIP, gzip(&vec![0; 1024].into())),
+        Blob::gzip(&Bytes::new()),
+        Blob::gzip(&vec![0; 1024].into()),
         Blob::new(TAR, tar(114, 2, 1 << 20)),
     ];
     let world = World::start(layers, |options| options.view("estargz").config("[convert]\nwait = \"60s\"\n"));

@@ -145,9 +145,12 @@ fn a_digest_means_the_same_for_ever() {
         let document = answer.json().unwrap();
         paths.push(manifest_path(REPOSITORY, &answer.header("docker-content-digest").unwrap()));
         let layers = document["layers"].as_array().unwrap();
-        paths.extend(layers.iter().chain([&document["config"]]).map(|blob| {
-            blob_path(REPOSITORY, blob["digest"].as_str().unwrap())
-        }));
+        paths.extend(
+            layers
+                .iter()
+                .chain([&document["config"]])
+                .map(|blob| blob_path(REPOSITORY, blob["digest"].as_str().unwrap())),
+        );
     }
     let read = |world: &World| -> BTreeMap<String, Bytes> {
         paths.iter().map(|path| (path.clone(), world.get(path).body)).collect()
@@ -164,6 +167,12 @@ fn a_digest_means_the_same_for_ever() {
     assert_eq!((again.status.as_u16(), &again.body), (200, &converted.body), "the tag flipped back");
     assert_eq!(world.metric("firstlight_conversions_total"), 0.0, "converted a second time");
     let headers = [("accept".to_owned(), web::MANIFEST_TYPES.to_owned())];
-    let mirrored = web::request(&e2e::Node::Machine, world.stage.proxy.mirror_at(), "GET", &manifest_path(REPOSITORY, "latest"), &headers);
+    let mirrored = web::request(
+        &e2e::Node::Machine,
+        world.stage.proxy.mirror_at(),
+        "GET",
+        &manifest_path(REPOSITORY, "latest"),
+        &headers,
+    );
     assert_eq!(mirrored.unwrap().body, original.body, "the mirror's view");
 }

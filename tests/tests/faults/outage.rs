@@ -84,7 +84,10 @@ fn refusals_are_404_and_never_a_challenge() {
         refused(&world.get(&tag()), &format!("{status}, a known tag"));
         refused(&world.get(&format!("/v2/{REPOSITORY}/manifests/new-{status}")), &format!("{status}, a new tag"));
         refused(&world.get(&world.path(1)), &format!("{status}, a cold blob"));
-        refused(&world.get(&format!("/v2/team/c{status}/blobs/{}", world.layer().digest)), &format!("{status}, a link"));
+        refused(
+            &world.get(&format!("/v2/team/c{status}/blobs/{}", world.layer().digest)),
+            &format!("{status}, a link"),
+        );
         assert_eq!(world.send("HEAD", &tag(), &[]).status, 404, "{status}");
         world.stage.relay.clear();
     }
@@ -98,7 +101,8 @@ fn refused_credentials_of_ours_are_an_outage() {
     let scratch = Scratch::new().unwrap();
     let password = scratch.write("password", "right").unwrap();
     let login = Some(("robot".to_owned(), "right".to_owned()));
-    let registry = Registry::start_with(&Node::Machine, &RegistryOptions { login, ..RegistryOptions::default() }).unwrap();
+    let registry =
+        Registry::start_with(&Node::Machine, &RegistryOptions { login, ..RegistryOptions::default() }).unwrap();
     let relay = Relay::start(registry.at()).unwrap();
     let mut options = ProxyOptions::new(relay.at()).config(IMPATIENT);
     options.upstream_keys =

@@ -8,6 +8,8 @@ use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::net::TcpStream;
 
+use crate::layer;
+
 pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(crate) const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 pub(crate) const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
@@ -19,11 +21,24 @@ pub(crate) struct Blob {
     pub(crate) digest: String,
     pub(crate) bytes: Bytes,
     media_type: &'static str,
+    diff_id: String,
 }
 
 impl Blob {
+    /// A blob that is what it is: not packed, or not a layer that will ever be unpacked.
     pub(crate) fn new(media_type: &'static str, bytes: Bytes) -> Self {
-        Self { digest: e2e::digest(&bytes), bytes, media_type }
+        let digest = e2e::digest(&bytes);
+        Self { diff_id: digest.clone(), digest, bytes, media_type }
+    }
+
+    /// A tar packed with gzip.
+    pub(crate) fn gzip(tar: &Bytes) -> Self {
+        Self { diff_id: e2e::digest(tar), ..Self::new(GZIP, layer::gzip(tar)) }
+    }
+
+    /// A tar packed with zstd.
+    pub(crate) fn zstd(tar: &Bytes) -> Self {
+        Self { diff_id: e2e::digest(tar), ..Self::new(ZSTD, layer::zstd(tar)) }
     }
 
     pub(crate) fn size(&self) -> u64 {
@@ -38,9 +53,9 @@ pub(crate) struct Image {
     pub(crate) layers: Vec<Blob>,
 }
 
-/// Pushes an image of these layers under `repository:tag`. The config's diffIDs are right for plain layers only; nobody asks.
+/// Pushes an image of these layers under `repository:tag`.
 pub(crate) fn image(registry: &Registry, repository: &str, tag: &str, layers: Vec<Blob>) -> Image {
-    let ids: Vec<_> = layers.iter().map(|layer| layer.digest.clone()).collect();
+    let ids: Vec<_> = layers.iter().map(|layer| layer.diff_id.clone()).collect();
     let config = json!({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": ids}});
     let config = Blob::new("application/vnd.oci.image.config.v1+json", config.to_string().into_bytes().into());
     for blob in layers.iter().chain([&config]) {

@@ -3,18 +3,15 @@
 use e2e::{Node, Proxy, ProxyOptions};
 use serde_json::Value;
 
-use crate::layer::{gzip, tar, zstd};
-use crate::push::{Blob, GZIP, TAR, ZSTD};
+use crate::layer::tar;
+use crate::push::{Blob, TAR};
 use crate::world::{REPOSITORY, World};
 
 /// Three proxies with 1, 2 and 8 compressing threads make the same twins, and so the same converted manifest.
 #[test]
 fn twins_do_not_depend_on_the_number_of_threads() {
-    let layers = vec![
-        Blob::new(TAR, tar(91, 40, 300_000)),
-        Blob::new(GZIP, gzip(&tar(92, 3000, 700))),
-        Blob::new(ZSTD, zstd(&tar(93, 2, 5 << 20))),
-    ];
+    let layers =
+        vec![Blob::new(TAR, tar(91, 40, 300_000)), Blob::gzip(&tar(92, 3000, 700)), Blob::zstd(&tar(93, 2, 5 << 20))];
     let world = World::start(layers, |options| options.config("[convert]\nworkers = 1\n"));
     let more = [2, 8].map(|workers| {
         let options = ProxyOptions::new(world.stage.registry.at()).config(&format!("[convert]\nworkers = {workers}\n"));

@@ -2,7 +2,7 @@
 
 use std::net::TcpStream;
 
-use e2e::web;
+use e2e::web::{self, Pace};
 use http_body_util::BodyExt;
 
 use crate::layer::noise;
@@ -51,4 +51,24 @@ fn a_stop_without_clients_is_clean() {
     }
     world.stage.relay.stop();
     assert_eq!(world.get(&world.path(0)).body, body);
+}
+
+/// SIGTERM in the middle of a fill that nobody reads: it does not hold the stop up, and goes on after the start.
+#[test]
+fn a_stop_does_not_wait_for_fills() {
+    let mut world = World::linked(vec![Blob::new(TAR, noise(134, 16 << 20))]);
+    world.throttle(500_000);
+    world.download(Pace { stop_after: Some(1), rate: None }).unwrap();
+    world.wait("journal", || !world.files(".journal").is_empty());
+    world.wait_upstream(2 << 20);
+    let before = world.upstream();
+    world.stage.proxy.restart().unwrap();
+    assert!(before < world.layer().size(), "the fill was over too soon");
+    world.stage.relay.clear();
+    world.stage.relay.forget();
+    world.wait_metric("firstlight_fills_total", 1.0);
+    world.wait_tidy();
+    assert!(world.upstream() < world.layer().size(), "the fill began anew: {:#?}", world.requests());
+    world.stage.relay.stop();
+    assert_eq!(world.download(Pace::default()).unwrap().digest, world.layer().digest);
 }

@@ -12,7 +12,7 @@ use crate::source::{At, Source};
 use crate::{ConvertError, Limits};
 
 /// The longest TOC that is taken as it is: the check holds it in memory. A layer with a longer one is converted.
-const MAX_TOC: u64 = 32 << 20;
+const MAX_TOC: u64 = 16 << 20;
 
 /// A source that is its own twin.
 pub(crate) struct Own {

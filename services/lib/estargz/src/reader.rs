@@ -12,6 +12,9 @@ use crate::tar::{Limits, Meta, Sink, TarError, WalkError, walk};
 use crate::toc::{Chunk, Toc, TocError};
 use crate::{TOC_NAME, tar};
 
+/// The longest chunk that is read, in bytes: a chunk is held in memory. Writers use 4 MiB and less.
+pub const MAX_CHUNK: u64 = 64 << 20;
+
 /// Why a blob does not open, or a chunk does not read.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -35,6 +38,14 @@ pub enum OpenError {
     /// A chunk is shorter than the TOC says, or its member is broken.
     #[error("chunk at {offset} does not unpack to {size} bytes")]
     Chunk {
+        /// Where the chunk's member begins.
+        offset: u64,
+        /// The size by the TOC.
+        size: u64,
+    },
+    /// A chunk is longer than is read at once.
+    #[error("chunk at {offset} has {size} bytes, more than {MAX_CHUNK}")]
+    ChunkTooLong {
         /// Where the chunk's member begins.
         offset: u64,
         /// The size by the TOC.
@@ -132,6 +143,9 @@ impl<R: ReadAt> Blob<R> {
     /// See [`OpenError`].
     pub fn read_chunk(&self, chunk: &Chunk<'_>) -> Result<Vec<u8>, OpenError> {
         let expected = chunk.digest.ok_or(OpenError::NoDigest(chunk.offset))?;
+        if chunk.size > MAX_CHUNK {
+            return Err(OpenError::ChunkTooLong { offset: chunk.offset, size: chunk.size });
+        }
         let section = Section::new(&self.inner, chunk.offset, self.member_end(chunk.offset));
         let mut plain = Members::new(BufReader::with_capacity(64 << 10, section));
         let broken = || OpenError::Chunk { offset: chunk.offset, size: chunk.size };

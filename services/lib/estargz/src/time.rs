@@ -23,7 +23,7 @@ pub fn format(seconds: i64, nanos: u32) -> String {
     text
 }
 
-/// Parses what [`format`] and the reference writer write; returns `None` for anything else.
+/// Parses what [`format()`] and the reference writer write; returns `None` for anything else.
 pub fn parse(text: &str) -> Option<(i64, u32)> {
     let text = text.strip_suffix('Z')?;
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));

@@ -3,6 +3,7 @@
 mod auth;
 mod blob;
 mod metadata;
+mod push;
 mod server;
 
 use std::time::Duration;

@@ -128,10 +128,13 @@ pub(super) fn name_and_reference(text: &str) -> Result<(RepositoryName, Referenc
     };
     let name = RepositoryName::parse(name)?;
     let tag = Tag::parse(tag.unwrap_or("latest"))?;
-    Ok((name, match digest {
-        Some(digest) => Reference::Digest(Digest::parse(digest)?),
-        None => Reference::Tag(tag),
-    }))
+    Ok((
+        name,
+        match digest {
+            Some(digest) => Reference::Digest(Digest::parse(digest)?),
+            None => Reference::Tag(tag),
+        },
+    ))
 }
 
 impl fmt::Display for Location {
@@ -173,8 +176,20 @@ mod tests {
     #[test]
     fn what_is_none_is_refused() {
         for text in [
-            "", "dir", "oci:", "oci::tag", "oci:dir:", "oci:dir:a b", "docker:python", "docker://", "docker://h.x/",
-            "docker://h.x/A", "docker://h.x/a:", "docker://h.x/a@sha256:0", "docker://u@h.x/a", "http://h.x/a",
+            "",
+            "dir",
+            "oci:",
+            "oci::tag",
+            "oci:dir:",
+            "oci:dir:a b",
+            "docker:python",
+            "docker://",
+            "docker://h.x/",
+            "docker://h.x/A",
+            "docker://h.x/a:",
+            "docker://h.x/a@sha256:0",
+            "docker://u@h.x/a",
+            "http://h.x/a",
         ] {
             assert!(Location::parse(text).is_err(), "{text} was accepted");
         }

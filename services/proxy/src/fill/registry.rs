@@ -138,6 +138,8 @@ impl Fills {
         digest: &Digest,
     ) -> Result<Arc<Fill>, FillError> {
         let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| FillError::NoRoom)?;
+        // Where there is no room for anything, the upstream need not be asked twice.
+        self.room.check(0).await?;
         let path = spool_path(&self.folder, digest);
         let failed = |source| FillError::Spool { digest: digest.clone(), source };
         let left = Journal::load(&path);

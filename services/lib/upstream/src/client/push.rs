@@ -66,8 +66,7 @@ impl Client {
             Err(UpstreamError::NotFound | UpstreamError::Denied { .. }) => {}
             Err(error) => return Err(error.into()),
         }
-        let unreadable =
-            |source| PushError::File { path: file.display().to_string(), source: Arc::new(source) };
+        let unreadable = |source| PushError::File { path: file.display().to_string(), source: Arc::new(source) };
         let size = tokio::fs::metadata(file).await.map_err(unreadable)?.len();
         let patience = self.inner.settings.timeouts.head + Duration::from_secs(size / SLOWEST);
         let attempts = self.retry.attempts.max(1);

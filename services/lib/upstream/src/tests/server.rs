@@ -12,6 +12,7 @@ pub(super) struct Request {
     pub(super) method: String,
     pub(super) target: String,
     pub(super) headers: HashMap<String, String>,
+    pub(super) body: Vec<u8>,
 }
 
 impl Request {
@@ -114,8 +115,14 @@ async fn serve(mut stream: TcpStream, handler: &(dyn Fn(&Request) -> Reply + Syn
     let mut lines = head.lines();
     let mut first = lines.next().unwrap().split(' ').map(str::to_owned);
     let (method, target) = (first.next().unwrap(), first.next().unwrap());
-    let headers = lines.filter_map(|line| line.split_once(": ")).map(|(n, v)| (n.to_lowercase(), v.into())).collect();
-    let request = Request { method, target, headers };
+    let headers: HashMap<String, String> =
+        lines.filter_map(|line| line.split_once(": ")).map(|(n, v)| (n.to_lowercase(), v.into())).collect();
+    let length = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
+    let mut body = vec![0; length];
+    if stream.read_exact(&mut body).await.is_err() {
+        return;
+    }
+    let request = Request { method, target, headers, body };
     log.lock().unwrap().push(request.clone());
     let reply = handler(&request);
     let mut answer = format!("HTTP/1.1 {} X\r\nConnection: close\r\n", reply.status);

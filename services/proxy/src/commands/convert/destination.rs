@@ -18,7 +18,11 @@ use crate::config::Config;
 pub(super) enum Destination {
     Layout(LayoutWriter),
     /// The folder for unfinished files is a temporary one.
-    Registry { registry: Registry, reference: Reference, staging: TempDir },
+    Registry {
+        registry: Registry,
+        reference: Reference,
+        staging: TempDir,
+    },
 }
 
 /// A manifest or index that is written.
@@ -83,8 +87,7 @@ impl Destination {
         match self {
             Self::Layout(layout) => {
                 let draft = layout.staging().join(format!("manifest-{}", document.digest.hex()));
-                std::fs::write(&draft, &document.bytes)
-                    .with_context(|| format!("cannot write {}", draft.display()))?;
+                std::fs::write(&draft, &document.bytes).with_context(|| format!("cannot write {}", draft.display()))?;
                 Ok(layout.put(&document.digest, &draft)?)
             }
             Self::Registry { registry, .. } => {

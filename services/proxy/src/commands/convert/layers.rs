@@ -170,7 +170,7 @@ impl Workshop {
     async fn make(&self, input: Input, twin: &Path, toc: &Path) -> anyhow::Result<Made> {
         match input {
             Input::File(file) => {
-                let (file, result) = self.convert_one(file, twin, toc).await?;
+                let (file, result) = self.convert_one(*file, twin, toc).await?;
                 telemetry::blocking(move || file.prove()).await?;
                 made(result)
             }
@@ -201,8 +201,7 @@ impl Workshop {
         let (pool, cancel) = (Arc::clone(&self.pool), self.cancel.clone());
         let work = telemetry::blocking(move || {
             let outputs = Outputs { twin: &mut twin, toc: &mut toc, scratch: &staging };
-            let result =
-                convert::convert(&source, outputs, &profile, &Limits::default(), &pool, &cancel, &|_| {});
+            let result = convert::convert(&source, outputs, &profile, &Limits::default(), &pool, &cancel, &|_| {});
             (source, result)
         });
         Ok(work.await)

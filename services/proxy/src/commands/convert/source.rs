@@ -28,7 +28,7 @@ pub(super) enum Source {
 /// A layer that is being read.
 #[derive(Debug)]
 pub(super) enum Input {
-    File(BlobFile),
+    File(Box<BlobFile>),
     Download(Arc<Download>),
 }
 
@@ -127,7 +127,7 @@ impl Source {
     pub(super) fn layer(&self, blob: &Descriptor, to: &Path, bar: ProgressBar) -> anyhow::Result<Input> {
         Ok(match self {
             Self::Layout { layout, .. } => {
-                Input::File(BlobFile::open(&layout.existing(&blob.digest)?, &blob.digest, blob.size, bar)?)
+                Input::File(Box::new(BlobFile::open(&layout.existing(&blob.digest)?, &blob.digest, blob.size, bar)?))
             }
             Self::Registry { .. } => Input::Download(Arc::new(Download::create(to, &blob.digest, blob.size, bar)?)),
         })

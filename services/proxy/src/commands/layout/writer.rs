@@ -155,7 +155,8 @@ fn entries(dir: &Path) -> Result<Value, LayoutError> {
         }
         Err(error) => return Err(error),
     };
-    let index: Value = serde_json::from_slice(&json).map_err(|source| LayoutError::Index { path: path.clone(), source })?;
+    let index: Value =
+        serde_json::from_slice(&json).map_err(|source| LayoutError::Index { path: path.clone(), source })?;
     if index["manifests"].is_array() {
         return Ok(index);
     }

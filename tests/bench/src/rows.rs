@@ -1,0 +1,86 @@
+//! [`Row`]: one comparison.
+
+mod clients;
+mod conversion;
+mod download;
+mod idle;
+mod memory;
+mod pulls;
+mod serving;
+
+use std::fmt;
+
+use anyhow::Result;
+use clap::ValueEnum;
+use e2e::{Node, Proxy, ProxyOptions};
+
+use crate::images::Images;
+use crate::report::Report;
+use crate::wire::Wire;
+
+/// One comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Row {
+    /// `firstlight convert` against `ctr-remote image convert --oci --estargz`.
+    Conversion,
+    /// The converter's memory on one very large file and on very many small ones.
+    Memory,
+    /// A cold download through the proxy against one straight from upstream.
+    Download,
+    /// 200 clients of one cold image.
+    Clients,
+    /// 20 pulls of one cold image at once against one.
+    Pulls,
+    /// Memory and start of an idle proxy.
+    Idle,
+    /// Random ranges of a warm blob against nginx.
+    Serving,
+}
+
+impl Row {
+    /// Returns what is compared, for people.
+    pub(crate) fn about(self) -> &'static str {
+        match self {
+            Self::Conversion => "firstlight convert against ctr-remote image convert --oci --estargz",
+            Self::Memory => "firstlight convert on one file of 6 GiB and on 1 000 000 files",
+            Self::Download => "a cold download by digest, 20 ms and 500 Mbit/s away: through the proxy, and straight",
+            Self::Clients => "200 clients of one cold image at once, 20 ms and 500 Mbit/s from upstream",
+            Self::Pulls => "20 pulls of one cold image at once, against one",
+            Self::Idle => "start, and memory before any request",
+            Self::Serving => "random ranges of 64 KiB of a stored blob, 16 connections, against nginx",
+        }
+    }
+
+    /// Measures, and adds what came out to the report.
+    ///
+    /// # Errors
+    /// Something did not work; a bar that is missed is no error.
+    pub(crate) fn run(self, images: &Images, quick: bool, report: &mut Report) -> Result<()> {
+        match self {
+            Self::Conversion => conversion::run(images, quick, report),
+            Self::Memory => memory::run(images, report),
+            Self::Download => download::run(images, quick, report),
+            Self::Clients => clients::run(images, quick, report),
+            Self::Pulls => pulls::run(images, quick, report),
+            Self::Idle => idle::run(quick, report),
+            Self::Serving => serving::run(images, quick, report),
+        }
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Padded as a text is, so that it fits a column.
+        f.pad(self.to_possible_value().as_ref().map_or("", |value| value.get_name()))
+    }
+}
+
+/// Returns how often a pair is measured.
+fn turns(quick: bool) -> usize {
+    if quick { 1 } else { 3 }
+}
+
+/// Starts a proxy with an empty store at the near end of a wire, its converter on.
+fn proxy_behind(wire: &Wire) -> Result<Proxy> {
+    Proxy::start(&Node::Machine, ProxyOptions::new(wire.at()).view("estargz"))
+}

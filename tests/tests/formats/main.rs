@@ -1,0 +1,18 @@
+//! Converted layers against the reference implementations: the Go library, `ctr-remote`, gzip, tar, and containerd's applier.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod applied;
+mod big;
+mod compressed;
+mod converted;
+mod documents;
+mod index;
+mod odd;
+mod oracle;
+mod push;
+mod reference;
+mod row;
+mod rows;
+mod tar;
+mod toc_tree;

@@ -1,0 +1,60 @@
+//! Odd names, and directories that are only implied.
+
+use crate::row::{Outcome, Row};
+use crate::tar::{Format, Header, Tar};
+
+fn raw(flag: u8, name: &'static [u8], link: &'static [u8]) -> Tar {
+    Tar::new().header(&Header { flag, name, link, ..Header::default() })
+}
+
+pub(crate) fn rows() -> Vec<Row> {
+    let long = format!("long/{}", "n".repeat(150));
+    let longer = format!("{}/{}", "d".repeat(200), "f".repeat(250));
+    let prefixed = Header { name: b"tail", prefix: b"long/prefix", ..Header::default() };
+    vec![
+        Row::twin("name-dot", Tar::new().dir("./").dir("./d/").file("./d/x", b"X")),
+        Row::twin("name-absolute", Tar::new().dir("/d/").file("/d/x", b"X")),
+        Row::twin("name-parent", Tar::new().file("../x", b"X").file("../../y", b"Y")),
+        Row::twin("name-double-slash", Tar::new().dir("a//").file("a//b", b"B").file("a///./c", b"C")),
+        Row::twin("name-parent-inside", Tar::new().dir("a/").file("a/../b", b"B").file("a/./c", b"C")),
+        Row::twin("name-without-slash", Tar::new().dir("a").file("a/b", b"B")),
+        Row::twin(
+            "name-newline",
+            Tar::new().file("new\nline", b"N").file("back\\slash", b"B").file("quote\"<&>", b"Q"),
+        ),
+        Row::twin("name-utf8", Tar::new().file("ümläut/日本", b"U").symlink("ß", "ümläut")),
+        Row::tar("name-not-utf8", &raw(b'0', b"a\xff", b"").end(), Outcome::Stays("not_utf8")),
+        Row::tar("target-not-utf8", &raw(b'2', b"s", b"\xfe").end(), Outcome::Stays("not_utf8")),
+        Row::twin("name-gnu-long", Tar::new().long(b'L', &longer).file("short", b"L")),
+        Row::twin("target-gnu-long", Tar::new().long(b'K', &longer).symlink("s", "short")),
+        Row::twin("name-and-target-gnu-long", Tar::new().long(b'K', &longer).long(b'L', &long).symlink("s", "short")),
+        Row::twin("name-pax", Tar::new().pax(b'x', &[("path", longer.as_bytes())]).file("short", b"P")),
+        Row::twin("target-pax", Tar::new().pax(b'x', &[("linkpath", longer.as_bytes())]).symlink("s", "short")),
+        Row::twin(
+            "hardlink-target-pax",
+            Tar::new().file("f", b"F").pax(b'x', &[("linkpath", b"f")]).hardlink("h", "elsewhere"),
+        ),
+        Row::twin("name-ustar-prefix", Tar::new().header(&prefixed)),
+        Row::twin(
+            "name-gnu-no-prefix",
+            Tar::new().header(&Header { format: Format::Gnu, name: b"g", ..Header::default() }),
+        ),
+        Row::twin("no-root-no-parents", Tar::new().file("new/deep/er/x", b"X")),
+        Row::twin("implied-in-lower", Tar::new().file("lower/folder/new", b"N")),
+        Row::tar("implied-otherwise-in-lower", &Tar::new().file("strict/new", b"N").end(), Outcome::NotShown),
+        Row::twin(
+            "root-with-attributes",
+            Tar::new().header(&Header { flag: b'5', name: b"./", mode: 0o1777, ..Header::default() }).file("x", b"X"),
+        ),
+        Row::twin("root-is-a-file", Tar::new().file("./", b"").file("x", b"X")),
+        Row::stays("below-a-file", Tar::new().file("f", b"F").file("f/x", b"X"), "below_non_directory"),
+        Row::stays("below-a-symlink", Tar::new().dir("d/").symlink("s", "d").file("s/x", b"X"), "below_non_directory"),
+        Row::stays(
+            "below-a-dangling-symlink",
+            Tar::new().symlink("s", "nowhere").file("s/x", b"X"),
+            "below_non_directory",
+        ),
+        Row::twin("below-a-symlink-of-a-lower-layer", Tar::new().file("lower/link/x", b"X")),
+        Row::twin("below-a-file-of-a-lower-layer", Tar::new().file("lower/file/x", b"X")),
+    ]
+}
