@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -67,7 +68,12 @@ impl Tree {
         let mut paths = Vec::new();
         while let Some(path) = pending.pop() {
             let full = root.join(&path);
-            if fs::symlink_metadata(&full)?.is_dir() {
+            let meta = match fs::symlink_metadata(&full) {
+                // overlayfs lists the whiteouts of a directory that it does not merge, but there is nothing behind them.
+                Err(error) if error.kind() == ErrorKind::NotFound && !path.as_os_str().is_empty() => continue,
+                meta => meta?,
+            };
+            if meta.is_dir() {
                 for child in fs::read_dir(&full)? {
                     pending.push(path.join(child?.file_name()));
                 }

@@ -20,7 +20,6 @@ use crate::views::Views;
 /// The wired parts of a running proxy.
 #[derive(Debug)]
 pub(crate) struct App {
-    pub(crate) config: Config,
     pub(crate) remotes: Remotes,
     pub(crate) catalog: Catalog,
     pub(crate) pull: Arc<Pull>,
@@ -66,7 +65,7 @@ impl App {
             Arc::clone(&conversions),
             &config.convert,
         );
-        Ok(Arc::new(Self { remotes, catalog, pull, blobs, conversions, views, metrics, config }))
+        Ok(Arc::new(Self { remotes, catalog, pull, blobs, conversions, views, metrics }))
     }
 
     /// Remembers which blobs of an image are layers: a read of one starts its conversion.

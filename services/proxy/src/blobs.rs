@@ -121,7 +121,8 @@ impl Blobs {
     pub(crate) async fn pass(&self, target: &Target, digest: &Digest) -> Result<BlobBody, RegistryError> {
         let answer = target.remote.client.blob(target.repository.name(), digest, None).await;
         let answer = answer.map_err(|error| RegistryError::upstream(&error, Subject::Blob))?;
-        Ok(BlobBody::Passing(Passing::new(answer.body, digest, true, Arc::clone(&self.metrics))))
+        let passing = Passing::new(answer.body, digest, true, Arc::clone(&self.metrics));
+        Ok(BlobBody::Passing(Box::new(passing)))
     }
 
     /// Returns the size of `digest` without fetching it.

@@ -30,7 +30,7 @@ pub(crate) enum BlobBody {
     /// A running fill.
     Filling(FillReader),
     /// The upstream itself: there is no room to store the blob.
-    Passing(Passing),
+    Passing(Box<Passing>),
 }
 
 impl BlobBody {

@@ -19,6 +19,8 @@ use serde::Serialize;
 
 use crate::cli::Output;
 
+pub use known::{BlobState, Knowledge, KnownImage, KnownLayer, TwinStateName};
+
 /// The result of a command.
 pub trait Report: Serialize {
     /// Writes the result for people.

@@ -243,11 +243,8 @@ pub(crate) fn by_descriptor(layer: &Descriptor, min_layer_size: u64) -> Option<L
         return None;
     }
     let name = layer.media_type.as_str();
-    let reason = if name.ends_with("+encrypted") {
-        UnconvertibleReason::Encrypted
-    } else {
-        UnconvertibleReason::Foreign
-    };
+    let reason =
+        if name.ends_with("+encrypted") { UnconvertibleReason::Encrypted } else { UnconvertibleReason::Foreign };
     Some(LayerState::Unconvertible { reason, detail: format!("a layer of type {name}") })
 }
 

@@ -106,9 +106,11 @@ impl RegistryError {
                 Self::new(StatusCode::BAD_GATEWAY, ErrorCode::Unavailable, "the upstream delivered wrong content")
                     .with_detail(chain(error))
             }
-            FillError::Spool { .. } | FillError::NoRoom | FillError::Broken | FillError::Catalog(_) | FillError::Store(_) => {
-                Self::internal(error)
-            }
+            FillError::Spool { .. }
+            | FillError::NoRoom
+            | FillError::Broken
+            | FillError::Catalog(_)
+            | FillError::Store(_) => Self::internal(error),
         }
     }
 

@@ -1,4 +1,4 @@
-//! [`RangeHeader`]: the byte ranges of a request (RFC 9110 §14).
+//! [`Selection`]: what the Range header of a request selects (RFC 9110 §14).
 
 use std::ops::Range;
 

@@ -28,7 +28,7 @@ impl Room {
         match space {
             Ok((free, total)) => {
                 let floor = self.min_free.of(total);
-                if free.saturating_sub(size) < floor { Err(FillError::NoRoom) } else { Ok(()) }
+                if free < floor.saturating_add(size) { Err(FillError::NoRoom) } else { Ok(()) }
             }
             Err(error) => {
                 tracing::warn!(path = %self.path.display(), %error, "the disk's free space could not be read");

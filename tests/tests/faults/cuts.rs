@@ -1,6 +1,6 @@
 //! Connections that end where they should not, on either side.
 
-use e2e::web::Pace;
+use e2e::web::{self, Pace};
 use e2e::{Fault, Rule};
 
 use crate::layer::{noise, tar};
@@ -69,6 +69,43 @@ fn many_cuts_are_resumed() {
     world.wait_tidy();
     // Each cut loses at most what was on its way.
     assert!(world.upstream() <= world.layer().size() + 3 * IN_FLIGHT, "{:#?}", world.requests());
+}
+
+/// Upstream goes away at half, refuses for a while, and comes back: who reads waits, and gets the rest.
+#[test]
+fn a_fill_waits_for_an_upstream_that_restarts() {
+    let mut world = World::linked(vec![Blob::new(TAR, noise(17, 12 << 20))]);
+    world.throttle(6_000_000);
+    let at = world.stage.proxy.at();
+    let (path, size, digest) = (world.path(0), world.layer().size(), world.layer().digest.clone());
+    let client = std::thread::spawn(move || web::download(at, &path, &[], Pace::default()).unwrap());
+    world.wait_upstream(size / 2);
+    world.stage.relay.stop();
+    world.wait("a cut", || world.stage.proxy.log().contains("fill was cut"));
+    world.stage.relay.add(Rule::new("/blobs/", Fault::Status(503, Vec::new())).times(2));
+    world.stage.relay.resume().unwrap();
+    assert_eq!(client.join().unwrap().digest, digest);
+    world.wait_tidy();
+    // Two segments may be under way at once; each loses what was on its way.
+    assert!(world.upstream() <= size + 2 * IN_FLIGHT, "{:#?}", world.requests());
+}
+
+/// Upstream deletes the blob at half: readers are cut off, and then it is gone here too.
+#[test]
+fn a_blob_that_vanishes_leaves_nothing() {
+    let world = World::linked(vec![Blob::new(TAR, noise(18, 24 << 20))]);
+    world.throttle(4_000_000);
+    std::thread::scope(|scope| {
+        let client = scope.spawn(|| world.download(Pace::default()));
+        world.wait_upstream(1 << 20);
+        world.stage.relay.add(Rule::new("/blobs/", Fault::Status(404, Vec::new())));
+        assert!(client.join().unwrap().is_err(), "a clean end of half a blob");
+    });
+    world.wait_tidy();
+    assert_eq!(world.files(world.layer().digest.trim_start_matches("sha256:")), Vec::<std::path::PathBuf>::new());
+    assert_eq!(world.get(&world.path(0)).status, 404);
+    world.stage.relay.clear();
+    assert_eq!(world.download(Pace::default()).unwrap().digest, world.layer().digest);
 }
 
 /// An upstream that knows no Range starts anew after a cut; what clients get is still right.

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use e2e::web::{self, Answer, Pace};
+use e2e::{Fault, Rule};
 
 use crate::layer::{noise, tar};
-use crate::push::{self, Blob, TAR};
+use crate::push::{self, Blob, MANIFEST, TAR};
 use crate::world::{REPOSITORY, World, blob_path};
 
 const OTHER: &str = "team/b";
@@ -81,6 +82,27 @@ fn another_repository_cannot_read_what_was_made() {
     for path in paths {
         assert_hidden(&world, &path);
     }
+}
+
+/// An upstream repository that claims another one's layer (a manifest is only text) gets neither the layer nor its twin from us,
+/// where the upstream is not public: it must have the layer itself.
+#[test]
+fn a_claim_is_not_a_link() {
+    let world = World::start(vec![Blob::new(TAR, tar(109, 3, 1 << 20))], |mut options| {
+        options.upstream_keys = "visibility = \"shared\"\n".to_owned();
+        patient(options)
+    });
+    let twin = convert(&world).json().unwrap()["layers"][0]["digest"].as_str().unwrap().to_owned();
+    assert_eq!(e2e::digest(&world.get(&world.path(0)).body), world.layer().digest);
+    let claim = world.send("GET", &manifest_path(REPOSITORY, &world.image.digest), &[]).body;
+    let document = Fault::Document(MANIFEST.to_owned(), claim.to_vec());
+    world.stage.relay.add(Rule::new("/v2/team/b/manifests/", document));
+    let original = [("firstlight-view", "original")];
+    assert_eq!(world.send("GET", &manifest_path(OTHER, "latest"), &original).status, 200, "its own manifest");
+    for blob in [&world.layer().digest, &twin] {
+        assert_hidden(&world, &blob_path(OTHER, blob));
+    }
+    world.assert_calm();
 }
 
 fn patient(options: e2e::ProxyOptions) -> e2e::ProxyOptions {

@@ -1,7 +1,11 @@
 //! An upstream that is away, ill, overloaded or unfriendly, and a disk without room.
 
+use std::process::Command;
+
 use e2e::web::{self, Answer, Pace};
-use e2e::{Fault, Node, Proxy, ProxyOptions, Registry, RegistryOptions, Relay, Rule, Scratch, Stage};
+use e2e::{
+    Fault, Node, Proxy, ProxyOptions, Registry, RegistryOptions, Relay, Rule, Scratch, Stage, is_root, run, skip,
+};
 
 use crate::layer::noise;
 use crate::push::{self, Blob, TAR};
@@ -143,6 +147,32 @@ fn a_full_disk_streams_through() {
     assert!(world.download(Pace::default()).is_err(), "a clean end of wrong bytes");
     world.stage.relay.clear();
     world.stage.relay.stop();
+    assert!(world.get(&world.path(0)).status.is_server_error());
+    world.assert_calm();
+}
+
+/// A disk that is smaller than a blob, with nothing kept free: what fits is stored, the rest is streamed through.
+#[test]
+fn a_blob_larger_than_the_disk_streams_through() {
+    if !is_root() {
+        return skip("a_blob_larger_than_the_disk_streams_through", "not root");
+    }
+    let layers = vec![Blob::new(TAR, noise(75, 24 << 20)), Blob::new(TAR, noise(76, 1 << 20))];
+    let config = "[storage]\nmin_free = \"0\"\n[convert]\nenabled = false\n";
+    let mut world = World::start(layers, |options| options.config(config));
+    world.stage.proxy.kill().unwrap();
+    let store = world.stage.proxy.store();
+    run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=16m", "tmpfs"]).arg(&store)).unwrap();
+    world.stage.proxy.start_again().unwrap();
+    world.link();
+    for _ in 0..2 {
+        assert_eq!(world.download(Pace::default()).unwrap().digest, world.layer().digest);
+    }
+    assert_eq!(world.series("firstlight_uncached_streams_total"), 2.0);
+    assert!(world.get(&world.path(1)).body == world.image.layers[1].bytes);
+    world.wait_tidy();
+    world.stage.relay.stop();
+    assert!(world.get(&world.path(1)).body == world.image.layers[1].bytes);
     assert!(world.get(&world.path(0)).status.is_server_error());
     world.assert_calm();
 }

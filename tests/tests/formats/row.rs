@@ -13,12 +13,10 @@ pub(crate) enum Outcome {
     Twin,
     /// The same, but the twin is not shown in the estargz view: the layer implies a directory that a lower one defines otherwise.
     NotShown,
-    /// It is its own twin.
-    Own,
     /// It stays as it is, for the reason with this label.
     Stays(&'static str),
-    /// containerd refuses the source: it may have a twin or not, but is served.
-    Refused,
+    /// It has a twin, although containerd refuses the source.
+    RefusedTwin,
 }
 
 /// A layer on top of [`base`].

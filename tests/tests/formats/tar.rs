@@ -158,7 +158,9 @@ impl Tar {
             body.extend_from_slice(value);
             body.push(b'\n');
         }
-        self.entry(Header { flag, name: b"PaxHeaders/x", ..Header::default() }, &body)
+        // The names that `git archive` and others give them. containerd makes the folders of such a name; with git's there are none.
+        let name: &[u8] = if flag == b'g' { b"pax_global_header" } else { b"PaxHeaders/x" };
+        self.entry(Header { flag, name, ..Header::default() }, &body)
     }
 
     /// Adds a GNU long name (`L`) or long link (`K`) for the next entry.

@@ -39,6 +39,10 @@ fn lay_over(lower: &mut BTreeMap<PathBuf, Node>, layer: &[Value], number: usize)
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let folder = path.parent().unwrap_or(Path::new(""));
         if name == OPAQUE {
+            // overlayfs does not look for it at the root of a layer.
+            if folder == Path::new("") {
+                continue;
+            }
             lower.retain(|below, _| below == folder || !below.starts_with(folder));
         } else if let Some(hidden) = name.strip_prefix(WHITEOUT).map(|hidden| folder.join(hidden))
             && !names.contains(&hidden)
@@ -61,11 +65,11 @@ fn lay_over(lower: &mut BTreeMap<PathBuf, Node>, layer: &[Value], number: usize)
 }
 
 fn read(entry: &Value, path: &Path) -> Entry {
-    let integer = |key: &str| entry[key].as_u64().unwrap_or_default();
+    let integer = |key: &str| entry[key].as_i64().unwrap_or_default();
     let device = || rustix::fs::makedev(integer("major") as u32, integer("minor") as u32);
     let kind = match text(&entry["type"]).as_str() {
         "dir" => Kind::Directory,
-        "reg" => Kind::File(integer("size"), format!("sha256:{}", text(&entry["sha256"]))),
+        "reg" => Kind::File(integer("size") as u64, format!("sha256:{}", text(&entry["sha256"]))),
         "symlink" => Kind::Symlink(PathBuf::from(text(&entry["link"]))),
         "char" => Kind::Char(device()),
         "block" => Kind::Block(device()),

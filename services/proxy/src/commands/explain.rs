@@ -104,10 +104,14 @@ pub async fn run(config: &Config, text: &str) -> anyhow::Result<ExplainReport> {
     } else {
         unknown.push(format!("nothing is stored at {} yet", config.storage.path.display()));
     }
-    if image.digest.is_none() {
-        unknown.push("the tag was never asked for: the first request asks the upstream what it means".into());
-    } else if !image.cached {
-        unknown.push("the manifest is not cached: the first request fetches it, and its layers are not known".into());
+    match &reference.reference {
+        Reference::Tag(_) if image.digest.is_none() => {
+            unknown.push("the tag was never asked for: the first request asks the upstream what it means".into());
+        }
+        Reference::Tag(_) | Reference::Digest(_) if !image.cached => {
+            unknown.push("the manifest is not cached: the first request fetches it; its layers are not known".into());
+        }
+        Reference::Tag(_) | Reference::Digest(_) => {}
     }
     let views = views(config, upstream, &reference.reference, tag.as_ref(), &image);
     Ok(ExplainReport {

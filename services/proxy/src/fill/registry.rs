@@ -90,7 +90,7 @@ impl Fills {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<Joined, FillError> {
-        let slot = Arc::clone(self.running().entry(digest.clone()).or_default());
+        let slot = self.slot(digest).await;
         if slot.initialized() {
             self.metrics.coalesced();
         }
@@ -103,6 +103,18 @@ impl Fills {
                     NotOpened::Stored(row) => Ok(Joined::Stored(row)),
                     NotOpened::Failed(error) => Err(error),
                 }
+            }
+        }
+    }
+
+    /// Returns the slot of a blob, empty or with a fill that may still succeed: one that has failed is
+    /// waited out, so that who comes after it is not cut off for its sake.
+    async fn slot(&self, digest: &Digest) -> Slot {
+        loop {
+            let slot = Arc::clone(self.running().entry(digest.clone()).or_default());
+            match slot.get() {
+                Some(fill) if matches!(fill.spool.outcome(), Some(Outcome::Failed(_))) => fill.wait_stored().await,
+                _ => return slot,
             }
         }
     }

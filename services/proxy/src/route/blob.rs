@@ -189,7 +189,7 @@ async fn pass_through(
     let answer = client.blob(name, digest, range).await.map_err(failed)?;
     let whole = answer.range.is_none();
     let passing = Passing::new(answer.body, digest, whole, Arc::clone(&app.metrics));
-    let body = BlobBody::Passing(passing).into_body(Arc::clone(&app.metrics), digest.clone());
+    let body = BlobBody::Passing(Box::new(passing)).into_body(Arc::clone(&app.metrics), digest.clone());
     let mut out = match &answer.range {
         Some(range) => head(StatusCode::PARTIAL_CONTENT, digest, Some(range.end - range.start)),
         None => head(StatusCode::OK, digest, Some(answer.total)),

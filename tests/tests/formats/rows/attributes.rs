@@ -25,7 +25,7 @@ fn records() -> Vec<Row> {
         ),
         Row::twin("pax-global-path", Tar::new().pax(b'g', &[("path", b"other")]).file("x", b"X")),
         Row::twin("pax-owner", Tar::new().pax(b'x', &small_owner).file("x", b"X").file("y", b"Y")),
-        Row::tar("pax-owner-too-large", &Tar::new().pax(b'x', &owner).file("x", b"X").end(), Outcome::Refused),
+        Row::twin("pax-owner-too-large", Tar::new().pax(b'x', &owner).file("x", b"X")),
         Row::twin(
             "pax-size",
             Tar::new().pax(b'x', &[("size", b"5")]).file("x", b"").payload(b"12345").file("after", b"A"),
@@ -54,9 +54,10 @@ fn records() -> Vec<Row> {
             "sparse",
         ),
         Row::stays("sparse-pax-1.0", Tar::new().pax(b'x', &sparse_1).file("x", &[b'0'; 512]), "sparse"),
-        Row::twin(
+        Row::tar(
             "contiguous",
-            Tar::new().entry(Header { flag: b'7', name: b"x", ..Header::default() }, b"contiguous"),
+            &Tar::new().entry(Header { flag: b'7', name: b"x", ..Header::default() }, b"contiguous").end(),
+            Outcome::RefusedTwin,
         ),
         Row::twin(
             "v7-file",

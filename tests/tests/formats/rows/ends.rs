@@ -8,7 +8,7 @@ pub(crate) fn rows() -> Vec<Row> {
     let open = tar.clone().open();
     let ended = |tail: &[u8]| tar.clone().raw(tail).open();
     let mut wrong_sum = tar.clone().end();
-    wrong_sum[1024 + 5] ^= 1;
+    wrong_sum[512 + 5] ^= 1;
     let mut garbage = vec![0; 1024];
     garbage.extend_from_slice(b"bytes after the end");
     let mut second_archive = vec![0; 1024];

@@ -18,7 +18,12 @@ fn replaced() -> Vec<Row> {
         Row::twin("directory-twice", Tar::new().dir("d/").file("d/x", b"X").dir("d/")),
         Row::twin("directory-becomes-file", Tar::new().dir("d/").file("d/x", b"X").file("d", b"D")),
         Row::twin("file-becomes-directory", Tar::new().file("d", b"D").dir("d/").file("d/x", b"X")),
-        Row::twin("directory-becomes-symlink", Tar::new().dir("d/").file("d/x", b"X").symlink("d", "lower")),
+        Row::tar(
+            "directory-becomes-dangling-symlink",
+            &Tar::new().dir("d/").file("d/x", b"X").symlink("d", "nowhere").end(),
+            Outcome::RefusedTwin,
+        ),
+        Row::twin("directory-becomes-symlink", Tar::new().dir("t/").dir("d/").file("d/x", b"X").symlink("d", "t")),
         Row::twin("symlink-becomes-directory", Tar::new().symlink("d", "lower").dir("d/").file("d/x", b"X")),
         Row::twin("there-and-back", Tar::new().dir("d/").file("d/x", b"X").file("d", b"D").dir("d/").file("d/y", b"Y")),
         Row::twin("lower-file-becomes-directory", Tar::new().dir("lower/file/").file("lower/file/x", b"X")),
@@ -41,7 +46,7 @@ fn whiteouts() -> Vec<Row> {
         Row::tar(
             "file-then-whiteout",
             &Tar::new().dir("sub/").file("sub/a", b"new a").file("sub/.wh.a", b"").end(),
-            Outcome::Refused,
+            Outcome::RefusedTwin,
         ),
         Row::twin("whiteout-then-directory", Tar::new().file(".wh.sub", b"").dir("sub/").file("sub/c", b"C")),
         Row::twin("opaque-first", Tar::new().dir("sub/").file(&opaque("sub"), b"").file("sub/c", b"C")),

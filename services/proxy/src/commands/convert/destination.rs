@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tempfile::TempDir;
 use upstream::UpstreamError;
 
+use crate::commands::blob_file;
 use crate::commands::layout::LayoutWriter;
 use crate::commands::location::Location;
 use crate::commands::registry::Registry;
@@ -58,10 +59,13 @@ impl Destination {
         }
     }
 
-    /// Tells whether the blob is there.
+    /// Tells whether the blob is there; in a layout, whether it is whole.
     pub(super) async fn has(&self, digest: &Digest, size: u64) -> anyhow::Result<bool> {
         match self {
-            Self::Layout(layout) => Ok(layout.has(digest, size)?),
+            Self::Layout(layout) => {
+                let (path, digest) = (layout.path(digest), digest.clone());
+                Ok(telemetry::blocking(move || blob_file::is_whole(&path, &digest, size)).await?)
+            }
             Self::Registry { registry, .. } => match registry.client.blob_size(&registry.name, digest).await {
                 Ok(_) => Ok(true),
                 Err(UpstreamError::NotFound | UpstreamError::Denied { .. }) => Ok(false),

@@ -10,7 +10,6 @@ use blobstore::Generation;
 use serde_json::{Value, json};
 
 use super::{INDEX, Layout, LayoutError, MARKER, REF_NAME, blob_path, make_dir, read_capped};
-use crate::commands::blob_file::{self, BlobFileError};
 
 /// What the folders of unfinished files begin with.
 const STAGING: &str = ".firstlight-";
@@ -89,14 +88,14 @@ impl LayoutWriter {
         &self.staging.path
     }
 
-    /// Tells whether the blob is there, whole.
-    pub(in crate::commands) fn has(&self, digest: &Digest, size: u64) -> Result<bool, BlobFileError> {
-        blob_file::is_whole(&blob_path(&self.dir, digest), digest, size)
+    /// Returns where the blob `digest` is, if it is there.
+    pub(in crate::commands) fn path(&self, digest: &Digest) -> PathBuf {
+        blob_path(&self.dir, digest)
     }
 
     /// Takes over `file`, in the folder for unfinished files, as the blob `digest`.
     pub(in crate::commands) fn put(&self, digest: &Digest, file: &Path) -> Result<(), LayoutError> {
-        let path = blob_path(&self.dir, digest);
+        let path = self.path(digest);
         make_dir(path.parent().unwrap_or(&self.dir))?;
         fs::rename(file, &path).map_err(LayoutError::io("move a blob to", &path))
     }
