@@ -5,8 +5,8 @@
 #
 # OUT appears only when it is complete. Fetches some 600 MB of packages; takes about four minutes.
 #
-#   python   minbase, two layers of build tools as in Docker's buildpack-deps, python3 with numerical libraries,
-#            a layer of about 150 bytes, an application: six layers
+#   python   minbase, two layers of build tools as in Docker's buildpack-deps, python3, a layer of about 150 bytes, an
+#            application: six layers; what apt keeps in /var stays, as where a Dockerfile does not remove it
 #   nginx    minbase, nginx, its configuration
 set -euo pipefail
 
@@ -68,13 +68,13 @@ apt_end='rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*'
 mkdir python nginx
 cat >python/Dockerfile <<DOCKERFILE
 FROM base
-RUN $apt_install ca-certificates curl gnupg netbase sq wget git mercurial openssh-client subversion procps tzdata && $apt_end
+RUN $apt_install ca-certificates curl gnupg netbase sq wget git mercurial openssh-client subversion procps tzdata
 RUN $apt_install autoconf automake bzip2 default-libmysqlclient-dev dpkg-dev file g++ gcc gfortran imagemagick libbz2-dev \
     libc6-dev libcurl4-openssl-dev libdb-dev libevent-dev libffi-dev libgdbm-dev libglib2.0-dev libgmp-dev libjpeg-dev \
     libkrb5-dev liblzma-dev libmagickcore-dev libmagickwand-dev libmaxminddb-dev libncurses5-dev libncursesw5-dev libpng-dev \
     libpq-dev libreadline-dev libsqlite3-dev libssl-dev libtool libwebp-dev libxml2-dev libxslt1-dev libyaml-dev make patch \
-    unzip xz-utils zlib1g-dev clang llvm-dev && $apt_end
-RUN $apt_install python3-full python3-dev python3-pip python3-numpy python3-scipy python3-pandas python3-matplotlib && $apt_end
+    unzip xz-utils zlib1g-dev
+RUN $apt_install python3-full python3-dev python3-pip
 RUN mkdir -p /srv/app
 COPY app.py /srv/app/
 CMD ["python3", "/srv/app/app.py"]

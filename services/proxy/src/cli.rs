@@ -48,7 +48,8 @@ pub enum LogFormat {
 pub enum Command {
     /// Serve the registry API (no configuration needed)
     Serve,
-    /// Convert an image: each of SRC and DST is oci:DIR[:TAG] or docker://HOST/NAME[:TAG|@DIGEST]
+    /// Convert an image
+    #[command(about = "Convert an image: each of SRC and DST is oci:DIR[:TAG] or docker://HOST/NAME[:TAG|@DIGEST]")]
     Convert {
         /// The image
         src: String,
@@ -60,7 +61,8 @@ pub enum Command {
     },
     /// Show an image's views, layers and twins, by what is stored here or by an OCI layout
     Inspect {
-        /// A reference such as library/python:3, or oci:DIR[:TAG]
+        /// A reference or a layout
+        #[arg(help = "A reference such as library/python:3, or oci:DIR[:TAG]")]
         image: String,
         /// List the files of its eStargz layers
         #[arg(long)]

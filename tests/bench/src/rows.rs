@@ -9,10 +9,11 @@ mod pulls;
 mod serving;
 
 use std::fmt;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::ValueEnum;
-use e2e::{Node, Proxy, ProxyOptions};
+use e2e::{Node, Proxy, ProxyOptions, wait};
 
 use crate::images::Images;
 use crate::report::Report;
@@ -83,4 +84,11 @@ fn turns(quick: bool) -> usize {
 /// Starts a proxy with an empty store at the near end of a wire, its converter on.
 fn proxy_behind(wire: &Wire) -> Result<Proxy> {
     Proxy::start(&Node::Machine, ProxyOptions::new(wire.at()).view("estargz"))
+}
+
+/// Waits until a proxy has nothing to convert any more.
+fn until_converted(proxy: &Proxy) -> Result<()> {
+    wait::until("conversions to end", Duration::from_secs(300), || {
+        Ok((proxy.metric("firstlight_conversions_running")? == 0.0).then_some(()))
+    })
 }

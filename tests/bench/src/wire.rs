@@ -36,6 +36,12 @@ pub(crate) struct Gauge {
 impl Gauge {
     /// A registry in another region: 20 ms and 500 Mbit/s.
     pub(crate) const FAR: Self = Self { round_trip: Duration::from_millis(20), bits_per_second: 500e6 };
+
+    /// The same over a line that many share: 20 ms and 100 Mbit/s.
+    pub(crate) const THIN: Self = Self { round_trip: Duration::from_millis(20), bits_per_second: 100e6 };
+
+    /// As near as loopback is.
+    pub(crate) const NEAR: Self = Self { round_trip: Duration::ZERO, bits_per_second: 1e12 };
 }
 
 /// A TCP relay that delivers every byte half a round trip later, at a bounded rate. What it carries it does not read.

@@ -118,17 +118,20 @@ fn encrypted_and_foreign_layers_stay() {
     let foreign = world.layer("foreign");
     let encrypted = "application/vnd.oci.image.layer.v1.tar+gzip+encrypted";
     let nondistributable = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip";
+    let without_urls = descriptor(nondistributable, &foreign.digest, foreign.size);
+    // Of the foreign types, the registry takes urls with this one only.
+    let nondistributable = "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd";
     let mut with_urls = descriptor(nondistributable, &foreign.digest, foreign.size);
     // A port that refuses: were it asked, the log would say so.
     with_urls["urls"] = json!(["http://127.0.0.1:1/layer"]);
-    let layers = vec![layer.descriptor(), descriptor(encrypted, &secret.digest, secret.size), with_urls];
-    let config = push::config(&world.registry, REPOSITORY, &[layer, secret, foreign]);
+    let layers = vec![layer.descriptor(), descriptor(encrypted, &secret.digest, secret.size), without_urls, with_urls];
+    let config = push::config(&world.registry, REPOSITORY, &[layer, secret, foreign.clone(), foreign]);
     let document = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers});
     let source = world.manifest("mixed", &document);
     let (found, shown) = world.shown("mixed", &source);
     assert_ne!(found, source);
     assert!(shown["layers"][0]["annotations"][TOC_DIGEST].is_string(), "{shown:#}");
-    for i in 1..3 {
+    for i in 1..4 {
         assert_eq!(shown["layers"][i].to_string(), document["layers"][i].to_string());
     }
     assert_eq!(world.conversions(), 1.0);

@@ -1,14 +1,14 @@
 //! The suite on SQLite, and what is SQLite's own.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use api::{Digest, MediaType, Repository, Tag};
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 use tempfile::TempDir;
 
 use crate::conformance::conformance;
-use crate::{BlobRow, Catalog, CatalogError, LinkState, ManifestRow, TwinState};
+use crate::{Catalog, CatalogError, LinkState, ManifestRow};
 
 async fn open(folder: &TempDir) -> Catalog {
     Catalog::open(&url(folder.path())).await.unwrap()
@@ -177,24 +177,4 @@ async fn the_newest_commits_are_synced_only_where_they_must_be() {
     let connection = catalog.durable("test").await.unwrap();
     drop(connection);
     assert_eq!(setting().await, 2, "not FULL while durable");
-}
-
-/// Writes `rows` blobs with links, and manifests of the first of them that name others.
-async fn fill(folder: &TempDir, rows: u32) {
-    let mut other = raw(folder).await;
-    let mut tx = other.begin().await.unwrap();
-    let home = home().to_string();
-    for n in 0..rows {
-        let (digest, child) = (Digest::of(&n.to_le_bytes()).to_string(), Digest::of(&n.to_be_bytes()).to_string());
-        let statements = [
-            sqlx::query("INSERT INTO blobs VALUES ($1, 1, $2)").bind(digest.clone()).bind("key"),
-            sqlx::query("INSERT INTO links VALUES ($1, $2)").bind(home.clone()).bind(digest.clone()),
-            sqlx::query("INSERT INTO manifests VALUES ($1, $2, NULL)").bind(digest.clone()).bind("type"),
-            sqlx::query("INSERT OR IGNORE INTO manifest_children VALUES ($1, $2)").bind(digest).bind(child),
-        ];
-        for statement in statements {
-            statement.execute(&mut *tx).await.unwrap();
-        }
-    }
-    tx.commit().await.unwrap();
 }

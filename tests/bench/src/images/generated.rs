@@ -251,10 +251,10 @@ fn types(dice: &mut Dice, names: &[String]) -> String {
     text
 }
 
-/// Most scripts are short, a few long: the sum of two dice, squared now and then.
+/// Most scripts are short, a few long.
 fn script(dice: &mut Dice, names: &[String]) -> String {
     let mut text = String::from("'use strict';\nObject.defineProperty(exports, '__esModule', { value: true });\n");
-    let most = if dice.below(12) == 0 { 120 } else { 10 };
+    let most = if dice.below(12) == 0 { 400 } else { 30 };
     for _ in 0..1 + dice.below(most) + dice.below(6) {
         let [a, b, c, d] = [(); 4].map(|()| dice.pick(names).to_owned());
         let number = dice.below(4096);

@@ -1,11 +1,11 @@
 //! 200 clients of one cold image.
 
 use std::net::SocketAddrV4;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use e2e::{wait, web};
+use e2e::web;
 use http_body_util::{BodyExt, Empty};
 use hyper::Request;
 use hyper::client::conn::http1;
@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use super::{Row, proxy_behind, turns};
+use super::{Row, proxy_behind, turns, until_converted};
 use crate::figure::{Bar, Figure, Unit};
 use crate::images::Images;
 use crate::layout::Layout;
@@ -40,9 +40,7 @@ pub(super) fn run(images: &Images, quick: bool, report: &mut Report) -> Result<(
         let mut proxy = proxy_behind(&wire)?;
         settle();
         seconds.push(read_by_all(proxy.at(), &image)?);
-        wait::until("conversions to end", Duration::from_secs(300), || {
-            Ok((proxy.metric("firstlight_conversions_running")? == 0.0).then_some(()))
-        })?;
+        until_converted(&proxy)?;
         sent.push(wire.down_bytes() as f64);
         let memory = Memory::of(proxy.proc().pid())?;
         resident.push(memory.resident);

@@ -94,7 +94,7 @@ fn compare(
 
     let (source, converted) = (image.layers()?, &ours.layers);
     let total = image.size()? as f64;
-    let size = converted.iter().map(|layer| layer.size as f64).sum::<f64>() / total;
+    let size = ours.size() / total;
     let figure = bar(Figure::new(format!("{tag}: size by source"), Unit::Ratio, Samples::one(size)), SIZE);
     let figure =
         if peer_turns > 0 { figure.part("ctr-remote", Unit::Ratio, Samples::one(peer.size() / total)) } else { figure };

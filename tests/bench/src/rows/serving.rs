@@ -2,12 +2,11 @@
 
 use std::net::SocketAddrV4;
 use std::process::Command;
-use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use e2e::{Node, Proc, Scratch, run as run_command, wait, web};
 
-use super::{Row, proxy_behind, turns};
+use super::{Row, proxy_behind, turns, until_converted};
 use crate::figure::{Figure, Unit};
 use crate::images::Images;
 use crate::layout::{Layer, Layout};
@@ -20,12 +19,16 @@ pub(super) fn run(images: &Images, quick: bool, report: &mut Report) -> Result<(
     let image = images.python();
     let layer = image.layers()?.into_iter().max_by_key(|layer| layer.size).context("no layers")?;
     let upstream = Upstream::start(&[&image])?;
-    let wire = Wire::start(upstream.at(), Gauge { round_trip: Duration::ZERO, bits_per_second: 1e11 })?;
+    let wire = Wire::start(upstream.at(), Gauge::NEAR)?;
     let proxy = proxy_behind(&wire)?;
-    let source = image.digest()?;
-    proxy.convert(&repository(&image), "latest", &source)?;
-
     let path = format!("/v2/{}/blobs/{}", repository(&image), layer.digest);
+    let manifest = format!("/v2/{}/manifests/{}", repository(&image), image.digest()?);
+    for path in [&manifest, &path] {
+        let accept = [("accept".to_owned(), web::MANIFEST_TYPES.to_owned())];
+        let whole = web::download(proxy.at(), path, &accept, web::Pace::default())?;
+        ensure!(whole.status.is_success(), "{path}: {}", whole.status);
+    }
+    until_converted(&proxy)?;
     let scratch = Scratch::new()?;
     let (_nginx, nginx_at) = nginx(&image, &layer, &path, &scratch)?;
     let script = scratch.write("ranges.lua", &script(&layer, &path))?;
