@@ -12,6 +12,7 @@ CREATE TABLE links (
     digest TEXT NOT NULL,
     PRIMARY KEY (repository, digest)
 );
+CREATE INDEX links_by_digest ON links (digest, repository);
 
 -- Manifests and indexes, originals and converted ones; their bytes are blobs.
 CREATE TABLE manifests (

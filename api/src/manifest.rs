@@ -93,6 +93,12 @@ struct Document {
     annotations: Option<BTreeMap<String, String>>,
 }
 
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Typed {
+    media_type: Option<MediaType>,
+}
+
 impl Parsed {
     /// Reads a manifest or index that was served with the Content-Type `header`.
     ///
@@ -103,8 +109,14 @@ impl Parsed {
             return Err(ManifestError::TooLarge(bytes.len() as u64));
         }
         if !header.is_index() && !header.is_manifest() {
-            serde_json::from_slice::<serde::de::IgnoredAny>(bytes)?;
-            return Ok(Self::Opaque(header.clone()));
+            // A document that says it is a manifest must not pass as something else (CVE-2021-41190).
+            let typed: Typed = serde_json::from_slice(bytes)?;
+            return match typed.media_type {
+                Some(own) if own.is_index() || own.is_manifest() => {
+                    Err(ManifestError::TypeMismatch { document: own.to_string(), header: header.to_string() })
+                }
+                _ => Ok(Self::Opaque(header.clone())),
+            };
         }
         let document: Document = serde_json::from_slice(bytes)?;
         if let Some(media_type) = &document.media_type
@@ -198,6 +210,11 @@ mod tests {
         let index = r#"{"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
         assert!(matches!(
             Parsed::parse(index.as_bytes(), &MediaType::OciManifest),
+            Err(ManifestError::TypeMismatch { .. })
+        ));
+        let disguised = br#"{"mediaType":"application/vnd.oci.image.manifest.v1+json","layers":[]}"#;
+        assert!(matches!(
+            Parsed::parse(disguised, &MediaType::parse("application/json")),
             Err(ManifestError::TypeMismatch { .. })
         ));
         let bad = br#"{"schemaVersion":2,"config":{"mediaType":"x","digest":"sha256:../..","size":1},"layers":[]}"#;

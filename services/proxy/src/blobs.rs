@@ -6,11 +6,13 @@ use api::{Digest, Repository};
 use blobstore::{BlobKey, BlobStore, OpenBlob};
 use catalog::{BlobRow, Catalog, LinkState};
 use moka::future::Cache;
+use upstream::UpstreamError;
 
 use crate::body::{BlobBody, Passing};
 use crate::error::{RegistryError, Subject};
 use crate::fill::{Fill, FillError, Fills, Joined};
 use crate::metrics::Metrics;
+use crate::pull::NEGATIVE_TTL;
 use crate::remotes::Target;
 
 /// Blobs through the cache.
@@ -22,6 +24,8 @@ pub(crate) struct Blobs {
     metrics: Arc<Metrics>,
     /// Repositories known to hold a digest; links are never taken away while a process runs.
     linked: Cache<(Repository, Digest), ()>,
+    /// What an upstream did not have a moment ago.
+    missing: Cache<(Repository, Digest), ()>,
     opened: Cache<Digest, Arc<dyn OpenBlob>>,
 }
 
@@ -37,7 +41,15 @@ pub(crate) enum Found {
 
 impl Blobs {
     pub(crate) fn new(catalog: Catalog, store: Arc<dyn BlobStore>, fills: Arc<Fills>, metrics: Arc<Metrics>) -> Self {
-        Self { catalog, store, fills, metrics, linked: Cache::new(100_000), opened: Cache::new(256) }
+        Self {
+            catalog,
+            store,
+            fills,
+            metrics,
+            linked: Cache::new(100_000),
+            missing: Cache::builder().max_capacity(10_000).time_to_live(NEGATIVE_TTL).build(),
+            opened: Cache::new(256),
+        }
     }
 
     pub(crate) const fn fills(&self) -> &Arc<Fills> {
@@ -56,20 +68,37 @@ impl Blobs {
         let link = self.catalog.link_of(&target.repository, digest).await?;
         match link.state {
             LinkState::Linked => {}
-            LinkState::Named if target.remote.is_public() => {
+            LinkState::Named if target.remote.is_public() && self.is_of(target, &link.decided_by).await? => {
                 self.catalog.link(&target.repository, digest).await?;
             }
-            LinkState::Named | LinkState::None => {
-                target
-                    .remote
-                    .client
-                    .blob_size(target.repository.name(), &link.decided_by)
-                    .await
-                    .map_err(|error| RegistryError::upstream(&error, Subject::Blob))?;
-                self.catalog.link(&target.repository, &link.decided_by).await?;
-            }
+            LinkState::Named | LinkState::None => self.ask_upstream(target, &link.decided_by).await?,
         }
         self.linked.insert(key, ()).await;
+        Ok(())
+    }
+
+    /// Tells whether what is here of `digest` came from the upstream of `target`, or nothing of it is
+    /// here: then the fill asks that upstream. A manifest may name any digest, so of another
+    /// upstream's content the name alone is no proof.
+    async fn is_of(&self, target: &Target, digest: &Digest) -> Result<bool, RegistryError> {
+        Ok(self.catalog.blob(digest).await?.is_none()
+            || self.catalog.is_linked_in_upstream(target.repository.upstream(), digest).await?)
+    }
+
+    /// Asks the upstream whether the repository holds `digest`, and records that it does.
+    async fn ask_upstream(&self, target: &Target, digest: &Digest) -> Result<(), RegistryError> {
+        let key = (target.repository.clone(), digest.clone());
+        if self.missing.contains_key(&key) {
+            return Err(RegistryError::upstream(&UpstreamError::NotFound, Subject::Blob));
+        }
+        let answer = target.remote.client.blob_size(target.repository.name(), digest).await;
+        if let Err(error) = answer {
+            if matches!(error, UpstreamError::NotFound) {
+                self.missing.insert(key, ()).await;
+            }
+            return Err(RegistryError::upstream(&error, Subject::Blob));
+        }
+        self.catalog.link(&target.repository, digest).await?;
         Ok(())
     }
 
@@ -84,15 +113,17 @@ impl Blobs {
         match self.fills.join(&target.remote.client, &target.repository, digest).await {
             Ok(Joined::Running(fill)) => Ok(Found::Filling(fill)),
             Ok(Joined::Stored(row)) => Ok(Found::Stored(self.open(&row).await?)),
-            Err(FillError::NoRoom) => Ok(Found::Elsewhere),
-            Err(error @ FillError::Spool { .. }) => {
-                tracing::error!(
-                    blob.digest = %digest, error = &error as &dyn std::error::Error,
-                    "the spool cannot be used, the blob is streamed through"
-                );
-                Ok(Found::Elsewhere)
-            }
-            Err(error) => Err(RegistryError::fill(&error, Subject::Blob)),
+            Err(error) => match &*error {
+                FillError::NoRoom => Ok(Found::Elsewhere),
+                FillError::Spool { .. } => {
+                    tracing::error!(
+                        blob.digest = %digest, error = &*error as &dyn std::error::Error,
+                        "the spool cannot be used, the blob is streamed through"
+                    );
+                    Ok(Found::Elsewhere)
+                }
+                other => Err(RegistryError::fill(other, Subject::Blob)),
+            },
         }
     }
 
@@ -133,7 +164,7 @@ impl Blobs {
         if let Some(blob) = self.stored(digest).await? {
             return Ok(blob.size());
         }
-        if let Some(fill) = self.fills.find(digest) {
+        if let Some(fill) = self.fills.find(&target.repository, digest) {
             return Ok(fill.size());
         }
         let client = &target.remote.client;

@@ -1,5 +1,6 @@
 //! [`BlobBody`]: the bytes of a blob on their way to one client.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use crate::fill::FillReader;
 use crate::metrics::{Metrics, UpstreamBytes};
 
 /// The bytes read from the store in one step.
-const STEP: u64 = 512 << 10;
+const STEP: u64 = 256 << 10;
 /// The bytes at the end of a streamed-through blob that wait for the digest.
 const HELD_BACK: usize = 64 << 10;
 
@@ -94,8 +95,9 @@ pub(crate) struct Passing {
     body: upstream::BlobBody,
     /// The hash of what passed, for whole blobs.
     check: Option<(Hasher, Digest)>,
-    /// The last piece, kept until the digest is known.
-    held: Bytes,
+    /// The last bytes, kept until the digest is known.
+    held: VecDeque<Bytes>,
+    held_len: usize,
     metrics: Arc<Metrics>,
 }
 
@@ -104,21 +106,29 @@ impl Passing {
     pub(crate) fn new(body: upstream::BlobBody, digest: &Digest, whole: bool, metrics: Arc<Metrics>) -> Self {
         metrics.uncached_stream();
         let check = whole.then(|| (Hasher::new(digest.algorithm()), digest.clone()));
-        Self { body, check, held: Bytes::new(), metrics }
+        Self { body, check, held: VecDeque::new(), held_len: 0, metrics }
     }
 
+    /// Lets through all but the newest [`HELD_BACK`] bytes of a whole blob, however it is cut.
     async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
         loop {
+            let excess = self.held_len.saturating_sub(HELD_BACK);
+            if excess > 0
+                && let Some(mut first) = self.held.pop_front()
+            {
+                if first.len() > excess {
+                    self.held.push_front(first.split_off(excess));
+                }
+                self.held_len -= first.len();
+                return Ok(Some(first));
+            }
             let Some(chunk) = self.body.chunk().await? else { return self.last() };
             self.metrics.upstream_bytes(UpstreamBytes::Uncached, chunk.len());
             let Some((hasher, _)) = &mut self.check else { return Ok(Some(chunk)) };
             hasher.update(&chunk);
-            let mut passed = std::mem::replace(&mut self.held, chunk);
-            if self.held.len() > HELD_BACK && passed.is_empty() {
-                passed = self.held.split_to(self.held.len() - HELD_BACK);
-            }
-            if !passed.is_empty() {
-                return Ok(Some(passed));
+            if !chunk.is_empty() {
+                self.held_len += chunk.len();
+                self.held.push_back(chunk);
             }
         }
     }
@@ -130,7 +140,9 @@ impl Passing {
                 return Err(api::VerifyError { expected, found }.into());
             }
         }
-        let held = std::mem::take(&mut self.held);
-        Ok((!held.is_empty()).then_some(held))
+        // The hash is right, or this is a range, of which nothing is held.
+        let held = self.held.pop_front();
+        self.held_len -= held.as_ref().map_or(0, Bytes::len);
+        Ok(held)
     }
 }

@@ -11,12 +11,16 @@ use api::Twin;
 use blobstore::{BlobKey, BlobStore};
 use catalog::Catalog;
 use estargz::{EntryType, Toc};
+use tokio::sync::Semaphore;
 
 use crate::error::RegistryError;
 use crate::rewrite::Choice;
 
 /// The largest TOC that is read here, in bytes; a larger one keeps what lies above it original.
-pub(crate) const MAX_TOC: u64 = 256 << 20;
+pub(crate) const MAX_TOC: u64 = 64 << 20;
+
+/// A parsed TOC may take several times its size in memory, so one is read at a time.
+static ONE_TOC: Semaphore = Semaphore::const_new(1);
 
 /// Where the TOCs of twins are.
 pub(crate) trait Tocs: Sync {
@@ -77,6 +81,8 @@ impl<T: Tocs> ImpliedDirs<'_, T> {
             return Ok(true);
         }
         let Some(twin) = self.layers[i] else { return Ok(false) };
+        // Never closed; without a permit the TOC would only be read beside another.
+        let _one = ONE_TOC.acquire().await.ok();
         let Some(toc) = self.tocs.toc(twin).await? else { return Ok(false) };
         self.read.insert(i, dirs_of(&toc));
         Ok(true)

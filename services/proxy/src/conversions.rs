@@ -27,6 +27,10 @@ pub(crate) use job::Job;
 pub(crate) const NICE: i32 = 10;
 /// The rate assumed before the first conversion was measured: source bytes a second.
 const FIRST_RATE: u64 = 30 << 20;
+/// How long a conversion that failed for a passing reason is not tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(30);
+/// How often a conversion that was under way when its process died is taken up by itself.
+const MAX_TAKE_UPS: u32 = 5;
 /// Layers remembered from the manifests that were seen.
 const KNOWN_LAYERS: u64 = 200_000;
 
@@ -62,9 +66,13 @@ pub(crate) struct Conversions {
     pool: Arc<convert::Pool>,
     /// Where twins are written before they are verified and stored.
     folder: PathBuf,
-    queue: Queue,
+    /// Places for layers that are here, and for those that still arrive.
+    stored_queue: Queue,
+    filling_queue: Queue,
     jobs: Mutex<HashMap<Digest, Arc<Job>>>,
     layers: Cache<Digest, Descriptor>,
+    /// Layers whose conversion failed a moment ago for a passing reason.
+    failed: Cache<Digest, ()>,
     /// Source bytes a second, smoothed.
     rate: AtomicU64,
 }
@@ -95,9 +103,11 @@ impl Conversions {
             profile,
             pool: Arc::new(convert::Pool::new(workers, NICE)?),
             folder,
-            queue: Queue::new(workers + 2),
+            stored_queue: Queue::new(workers + 1),
+            filling_queue: Queue::new(workers + 2),
             jobs: Mutex::default(),
             layers: Cache::new(KNOWN_LAYERS),
+            failed: Cache::builder().max_capacity(KNOWN_LAYERS).time_to_live(RETRY_AFTER).build(),
             rate: AtomicU64::new(FIRST_RATE),
         })
     }
@@ -131,6 +141,9 @@ impl Conversions {
     /// Starts the conversion of a blob that was read, if it is known to be a layer.
     pub(crate) async fn layer_was_read(self: &Arc<Self>, target: &Target, digest: &Digest) {
         let Some(layer) = self.layers.get(digest).await else { return };
+        if self.failed_lately(digest) {
+            return;
+        }
         if let Err(error) = self.ensure(target, &layer).await {
             tracing::warn!(blob.digest = %digest, %error, "a conversion could not be started");
         }
@@ -199,6 +212,23 @@ impl Conversions {
         }
     }
 
+    /// Tells whether a conversion was begun so often, by processes that died, that it is not taken up
+    /// again by itself. It is still tried when somebody asks for the layer.
+    async fn is_poisoned(&self, digest: &Digest) -> Result<bool, CatalogError> {
+        match self.catalog.retry_conversion(digest, &self.profile_id).await? {
+            TwinState::Converting { attempts } if attempts > MAX_TAKE_UPS => {
+                tracing::error!(blob.digest = %digest, attempts, "a layer's conversion never ended and is left alone");
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Tells whether the conversion of a layer failed a moment ago for a passing reason.
+    pub(crate) fn failed_lately(&self, digest: &Digest) -> bool {
+        self.failed.contains_key(digest)
+    }
+
     /// Takes up the conversions an earlier process left; `target_of` names each one's repository.
     ///
     /// # Errors
@@ -212,6 +242,9 @@ impl Conversions {
         }
         for (digest, repository) in self.catalog.unfinished_conversions(&self.profile_id).await? {
             let Some(target) = target_of(&repository) else { continue };
+            if self.is_poisoned(&digest).await? {
+                continue;
+            }
             let layer = Descriptor {
                 media_type: api::MediaType::OciLayerGzip,
                 digest,

@@ -124,6 +124,7 @@ impl RegistryError {
                 "the upstream delivered an invalid manifest",
             )
             .with_detail(chain(&**error)),
+            PullError::NewTarget(error) => Self::pull(error),
             PullError::Catalog(_) | PullError::Store(_) | PullError::Key(_) => Self::internal(&**error),
         }
     }

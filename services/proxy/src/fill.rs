@@ -12,6 +12,7 @@ mod registry;
 pub(crate) mod spool;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use api::{Digest, Repository};
 use tokio::sync::{Semaphore, watch};
@@ -72,7 +73,7 @@ pub(crate) struct Fill {
     client: upstream::Client,
     repository: Repository,
     /// Whether the upstream answers ranges; learnt from its first answer.
-    ranges: bool,
+    ranges: AtomicBool,
     cold_blocks: Arc<Semaphore>,
     /// Whether the fill is over and its row, where it has one, is written.
     over: watch::Sender<bool>,
@@ -111,6 +112,10 @@ impl Fill {
         let mut over = self.over.subscribe();
         // The sender lives in `self`, so this cannot fail.
         let _over = over.wait_for(|over| *over).await;
+    }
+
+    fn answers_ranges(&self) -> bool {
+        self.ranges.load(Ordering::Relaxed)
     }
 
     fn spool_error(&self, source: std::io::Error) -> FillError {

@@ -7,6 +7,9 @@ use api::{Descriptor, Digest, Index, Parsed, Platform};
 use crate::pull::{Pull, PullError, StoredManifest};
 use crate::remotes::Target;
 
+/// The images of one index that are converted at most; an index with more stays as it is.
+const MAX_CHILDREN: usize = 64;
+
 /// What a source manifest is, for a conversion.
 #[derive(Debug, Clone)]
 pub(crate) enum Image {
@@ -41,6 +44,10 @@ impl Image {
                 for child in wanted(index, platforms) {
                     if children.iter().any(|c| c.digest == child.digest) {
                         continue;
+                    }
+                    if children.len() == MAX_CHILDREN {
+                        tracing::warn!(manifest.digest = %manifest.digest, "index has too many images of the wanted platforms");
+                        return Ok(None);
                     }
                     let manifest = pull.by_digest(target, &child.digest).await?;
                     if matches!(&manifest.parsed, Parsed::Manifest(image) if image.is_image()) {

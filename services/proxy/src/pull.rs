@@ -17,7 +17,7 @@ use crate::remotes::Target;
 /// Bytes of manifests kept in memory.
 const CACHED_BYTES: u64 = 64 << 20;
 /// How long an upstream's "not found" is believed.
-const NEGATIVE_TTL: Duration = Duration::from_secs(3);
+pub(crate) const NEGATIVE_TTL: Duration = Duration::from_secs(3);
 const NEGATIVE_ENTRIES: u64 = 10_000;
 /// How long the upstream is asked about a tag of which an old answer is known.
 const IMPATIENT: RetryPolicy =
@@ -66,6 +66,9 @@ pub(crate) enum PullError {
     /// The catalog failed.
     #[error("catalog failed")]
     Catalog(#[from] catalog::CatalogError),
+    /// The tag has moved to a manifest that cannot be had.
+    #[error("the tag's new manifest cannot be had")]
+    NewTarget(#[source] Arc<PullError>),
     /// The store failed.
     #[error("blob store failed")]
     Store(#[from] blobstore::StoreError),
@@ -117,7 +120,15 @@ impl Pull {
             self.catalog.link_of(&target.repository, digest).await.map_err(shared)?;
         let linked = match link {
             LinkState::Linked => true,
-            LinkState::Named => target.remote.is_public(),
+            // A manifest may name any digest: of another upstream's content the name alone is no proof.
+            LinkState::Named => {
+                target.remote.is_public()
+                    && self
+                        .catalog
+                        .is_linked_in_upstream(target.repository.upstream(), &decided_by)
+                        .await
+                        .map_err(shared)?
+            }
             LinkState::None => false,
         };
         if linked && let Some(manifest) = self.stored(digest).await? {
@@ -264,7 +275,20 @@ impl Pull {
                 self.catalog.tag_checked(&target.repository, tag, now).await?;
                 Ok(ResolvedTag { digest, stale: false, original_answered_at: row.original_answered_at, head })
             }
+            Some(row) if !with_body => {
+                // A HEAD only looks: the old answer is complete here and stays until the new one is.
+                self.metrics.tag_check(TagCheck::Changed);
+                Ok(ResolvedTag { digest, stale: false, original_answered_at: row.original_answered_at, head })
+            }
             known => {
+                if known.is_some()
+                    && let Err(error) = self.by_digest(target, &digest).await
+                {
+                    return match &*error {
+                        PullError::Upstream(error) => self.without_upstream(target, known, error.clone()),
+                        _ => Err(PullError::NewTarget(error)),
+                    };
+                }
                 self.metrics.tag_check(TagCheck::Changed);
                 self.catalog.set_tag(&target.repository, tag, &digest, now).await?;
                 // The upstream named this digest under this repository.

@@ -1,6 +1,7 @@
 //! Rewrites manifests, configs and indexes for the estargz view. It works on the raw JSON, so that
 //! keys unknown here survive in their order; the same input gives the same bytes.
 
+use api::manifest::MAX_MANIFEST_SIZE;
 use api::{Digest, MediaType, Twin};
 use serde_json::{Value, json};
 
@@ -52,6 +53,9 @@ pub(crate) enum RewriteError {
         /// What was measured.
         found: Digest,
     },
+    /// The converted document is larger than any client takes.
+    #[error("the converted manifest has {0} bytes, more than the {MAX_MANIFEST_SIZE} allowed")]
+    TooLarge(usize),
     /// No layer has a twin.
     #[error("no layer has a twin")]
     NothingConverted,
@@ -89,7 +93,7 @@ pub(crate) fn image(
         "size": config.len(),
     });
     finish(&mut document, source, &MediaType::OciManifest, profile)?;
-    Ok(ConvertedImage { manifest: serde_json::to_vec(&document)?, config })
+    Ok(ConvertedImage { manifest: encode(&document)?, config })
 }
 
 /// The document that is rewritten.
@@ -129,7 +133,13 @@ pub(crate) fn index(
         return Err(RewriteError::NothingConverted);
     }
     finish(&mut document, source, &MediaType::OciIndex, profile)?;
-    Ok(serde_json::to_vec(&document)?)
+    encode(&document)
+}
+
+/// Returns the bytes of a converted document. One that clients would refuse for its size is none.
+fn encode(document: &Value) -> Result<Vec<u8>, RewriteError> {
+    let bytes = serde_json::to_vec(document)?;
+    if bytes.len() as u64 > MAX_MANIFEST_SIZE { Err(RewriteError::TooLarge(bytes.len())) } else { Ok(bytes) }
 }
 
 const fn form(what: &'static str) -> RewriteError {

@@ -7,7 +7,7 @@ pub(crate) mod tags;
 
 use std::sync::Arc;
 
-use api::Digest;
+use api::{Digest, MediaType};
 use axum::body::Body;
 use axum::extract::{Request, State};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
@@ -107,8 +107,26 @@ fn wanted_view(target: &Target, listener: Listener, has_ns: bool, headers: &Head
             RegistryError::new(StatusCode::BAD_REQUEST, api::ErrorCode::Unsupported, message)
         });
     }
+    if !accepts_oci(headers) {
+        return Ok(View::Original);
+    }
     let mirrored = has_ns || listener == Listener::Mirror;
     Ok(if mirrored { target.remote.config.mirror_view } else { target.remote.config.view })
+}
+
+/// Tells whether a client can read the converted form, which is always OCI typed. Docker sends its
+/// types in several lines, in any order.
+fn accepts_oci(headers: &HeaderMap) -> bool {
+    let mut ranges = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(|range| range.split(';').next().unwrap_or_default().trim())
+        .peekable();
+    ranges.peek().is_none()
+        || ranges
+            .any(|range| matches!(range, "*/*" | "application/*") || MediaType::parse(range) == MediaType::OciManifest)
 }
 
 /// The query of a request; of a key given twice the first value counts.
@@ -191,6 +209,20 @@ pub(crate) fn blob_headers(headers: &mut HeaderMap, digest: &Digest) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn accept_lines_are_merged() {
+        let mut headers = HeaderMap::new();
+        assert!(accepts_oci(&headers));
+        headers
+            .append(header::ACCEPT, HeaderValue::from_static("application/vnd.docker.distribution.manifest.v2+json"));
+        assert!(!accepts_oci(&headers));
+        headers.append(
+            header::ACCEPT,
+            HeaderValue::from_static("text/x, application/vnd.oci.image.manifest.v1+json;q=0.5"),
+        );
+        assert!(accepts_oci(&headers));
+    }
 
     #[test]
     fn queries_are_unescaped() {

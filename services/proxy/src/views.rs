@@ -118,10 +118,10 @@ impl Views {
         }
         let (target, manifest) = (target.clone(), Arc::clone(manifest));
         tokio::spawn(async move {
+            let _active = Active { parts: &parts, source: &manifest.digest };
             if let Err(error) = parts.convert(&target, &manifest).await {
                 warn_not_converted(&target, &manifest.digest, &error);
             }
-            parts.active().remove(&manifest.digest);
         });
     }
 
@@ -178,7 +178,9 @@ impl Views {
         if parts.plain.contains_key(source) {
             return Ok(None);
         }
-        parts.record_original(target, tag, resolved).await?;
+        if let Err(error) = parts.record_original(target, tag, resolved).await {
+            warn_not_converted(target, source, &error);
+        }
         Ok(None)
     }
 }
@@ -196,7 +198,20 @@ fn warn_not_converted(target: &Target, source: &Digest, error: &RegistryError) {
 }
 
 fn is_recent(at: i64) -> bool {
-    now_ms() - at < i64::try_from(HOLD.as_millis()).unwrap_or(i64::MAX)
+    // An answer is recorded up to RECORD_EVERY late.
+    now_ms() - at < i64::try_from((HOLD + RECORD_EVERY).as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A source whose conversion a task follows; no longer once this is dropped, however the task ends.
+struct Active<'a> {
+    parts: &'a Parts,
+    source: &'a Digest,
+}
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.parts.active().remove(self.source);
+    }
 }
 
 impl Parts {
@@ -241,7 +256,7 @@ impl Parts {
                     Progress::Ended => return self.converted_form(target, &image).await,
                     Progress::GivenUp => return Ok(None),
                 };
-                let rest = self.conversions.estimate(jobs.iter().map(|job| job.size()).sum());
+                let rest = self.conversions.estimate(jobs.iter().map(|job| job.size()).fold(0, u64::saturating_add));
                 if Instant::now() + rest > deadline {
                     return Ok(None);
                 }
@@ -290,7 +305,14 @@ impl Parts {
         let mut layers: Vec<_> = image.layers().collect();
         layers.sort_by_key(|layer| std::cmp::Reverse(layer.size));
         let mut jobs = Vec::new();
+        if layers.iter().any(|layer| self.conversions.failed_lately(&layer.digest)) {
+            return Ok(Progress::GivenUp);
+        }
         for layer in layers {
+            if !target.remote.is_public() {
+                // A manifest may name what its repository does not hold.
+                self.blobs.check_link(target, &layer.digest).await?;
+            }
             if let LayerState::Converting(job) = self.conversions.ensure(target, layer).await? {
                 jobs.push(job);
             }

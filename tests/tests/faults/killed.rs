@@ -16,6 +16,7 @@ fn a_fill_goes_on_after_a_kill() {
     std::thread::scope(|scope| {
         let client = scope.spawn(|| world.download(Pace::default()));
         world.wait_upstream(layer.size() / 2);
+        world.wait_journal();
         world.stage.proxy.kill().unwrap();
         assert!(client.join().unwrap().is_err(), "a clean end of half a blob");
     });
@@ -58,7 +59,7 @@ fn a_damaged_spool_is_never_served() {
     std::thread::scope(|scope| {
         let client = scope.spawn(|| world.download(Pace::default()));
         world.wait_upstream(layer.size() / 2);
-        world.wait("journal", || !world.files(".journal").is_empty());
+        world.wait_journal();
         world.stage.proxy.kill().unwrap();
         assert!(client.join().unwrap().is_err());
     });

@@ -36,7 +36,7 @@ fn another_repository_cannot_join_a_fill() {
     let world = World::linked(vec![Blob::new(TAR, noise(101, 8 << 20))]);
     let other = push::image(&world.stage.registry, OTHER, "latest", vec![Blob::new(TAR, noise(102, 1000))]);
     assert_eq!(world.get(&manifest_path(OTHER, &other.digest)).status, 200);
-    world.throttle(2_000_000);
+    world.throttle(1_000_000);
     let digest = world.layer().digest.clone();
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| world.download(Pace::default()).unwrap());

@@ -59,8 +59,7 @@ fn a_stop_does_not_wait_for_fills() {
     let mut world = World::linked(vec![Blob::new(TAR, noise(134, 16 << 20))]);
     world.throttle(500_000);
     world.download(Pace { stop_after: Some(1), rate: None }).unwrap();
-    world.wait("journal", || !world.files(".journal").is_empty());
-    world.wait_upstream(2 << 20);
+    world.wait_journal();
     let before = world.upstream();
     world.stage.proxy.restart().unwrap();
     assert!(before < world.layer().size(), "the fill was over too soon");

@@ -143,6 +143,16 @@ impl World {
         found
     }
 
+    /// Waits until a journal says that some of a spool is there.
+    pub(crate) fn wait_journal(&self) {
+        let notes = |path: &PathBuf| {
+            let text = std::fs::read(path).unwrap_or_default();
+            let journal: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+            journal["have"].as_array().is_some_and(|have| !have.is_empty())
+        };
+        self.wait("journal", || self.files(".journal").iter().any(notes));
+    }
+
     /// Waits until nothing is left over in `spool/` and `partial/`.
     pub(crate) fn wait_tidy(&self) {
         self.wait_idle();

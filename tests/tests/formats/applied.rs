@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, Result};
 use api::Digest;
 use e2e::{Client, Containerd, Node, Scratch, Transport, Tree, run};
+use rustix::mount::{UnmountFlags, unmount};
 
 /// A containerd whose overlayfs snapshotter unpacks images.
 #[derive(Debug)]
@@ -34,7 +35,8 @@ impl Applier {
         let mount = run(&mut view)?;
         run(Command::new("sh").args(["-ec", &mount])).context("mount")?;
         let tree = Tree::read(&folder);
-        run(Command::new("umount").arg(&folder))?;
+        // Detached: a process that another thread starts at this moment holds what was open here until it runs.
+        unmount(&folder, UnmountFlags::DETACH)?;
         tree
     }
 }

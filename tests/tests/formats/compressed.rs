@@ -31,7 +31,7 @@ pub(crate) fn skippable(payload: &[u8]) -> Vec<u8> {
 }
 
 /// Runs a program on some bytes and returns what it writes.
-pub(crate) fn filter(command: &mut Command, input: &[u8]) -> Vec<u8> {
+fn filter(command: &mut Command, input: &[u8]) -> Vec<u8> {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let (mut pipe, input) = (child.stdin.take().unwrap(), input.to_vec());
     let writer = std::thread::spawn(move || pipe.write_all(&input));

@@ -3,8 +3,10 @@
 use e2e::Stage;
 use serde_json::{Value, json};
 
+use crate::compressed;
 use crate::converted::{self, Image, TOC_DIGEST, text};
 use crate::push::{self, INDEX, Layer, MANIFEST, descriptor};
+use crate::tar::Tar;
 use crate::world::{REPOSITORY, World};
 
 const ARTIFACT: &str = "application/vnd.cncf.helm.config.v1+json";
@@ -170,4 +172,57 @@ fn a_layer_used_twice_converts_once() {
     }
     let diff_ids = Image::read(&world.proxy, REPOSITORY, &found).diff_ids();
     assert_eq!(diff_ids[0], diff_ids[2]);
+}
+
+/// Docker's types become OCI's, because only those carry the annotations; a zstd layer becomes a gzip one in name too.
+#[test]
+fn docker_types_become_oci_types() {
+    let world = World::start();
+    let plain = Tar::new().file("file", b"of all").end();
+    let docker = |kind: &str| format!("application/vnd.docker.image.rootfs.{kind}");
+    let layer = |kind: &str, blob: Vec<u8>| {
+        push::layer(&world.registry, REPOSITORY, &docker(kind), blob.into(), e2e::digest(&plain))
+    };
+    let layers = [
+        layer("diff.tar.gzip", compressed::gzip(&plain)),
+        layer("diff.tar.zstd", compressed::zstd(&plain)),
+        layer("diff.tar", plain.clone()),
+    ];
+    let mut config = push::config(&world.registry, REPOSITORY, &layers);
+    config["mediaType"] = "application/vnd.docker.container.image.v1+json".into();
+    let descriptors: Vec<_> = layers.iter().map(Layer::descriptor).collect();
+    let document = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
+        "config": config, "layers": descriptors,
+    });
+    let source = world.manifest("docker", &document);
+    let (found, shown) = world.shown("docker", &source);
+    assert_ne!(found, source, "{}", world.proxy.log());
+    assert_eq!(shown["mediaType"], MANIFEST);
+    assert_eq!(shown["config"]["mediaType"], push::CONFIG);
+    for i in 0..layers.len() {
+        assert_eq!(shown["layers"][i]["mediaType"], push::GZIP);
+        // The same tar, however it was compressed, has the same twin.
+        assert_eq!(shown["layers"][i]["digest"], shown["layers"][0]["digest"]);
+        assert!(shown["layers"][i]["annotations"][TOC_DIGEST].is_string());
+    }
+}
+
+/// A layer may be named by another algorithm than the rest.
+#[test]
+fn a_layer_named_by_sha512_converts() {
+    let world = World::start();
+    let plain = Tar::new().file("file", b"sha512").end();
+    let blob = compressed::gzip(&plain);
+    let mut hasher = api::Hasher::new(api::Algorithm::Sha512);
+    hasher.update(&blob);
+    let (digest, size) = (hasher.finish().to_string(), blob.len());
+    push::blob_as(&world.registry, REPOSITORY, &digest, blob.into());
+    let layer = Layer { media_type: push::GZIP.to_owned(), digest, size, diff_id: e2e::digest(&plain) };
+    let source = world.image("sha512", std::slice::from_ref(&layer));
+    let (found, shown) = world.shown("sha512", &source);
+    assert_ne!(found, source, "{}", world.proxy.log());
+    assert!(text(&shown["layers"][0]["digest"]).starts_with("sha256:"));
+    let answer = world.proxy.request("GET", &format!("/v2/{REPOSITORY}/blobs/{}", layer.digest), &[]).unwrap();
+    assert_eq!((answer.status.as_u16(), answer.body.len()), (200, size));
 }

@@ -13,6 +13,9 @@ use crate::reference;
 use crate::tar::Tar;
 use crate::world::{REPOSITORY, World};
 
+/// Changes a TOC.
+type Lie = fn(&mut Value);
+
 /// The length of the footer.
 const FOOTER: usize = 51;
 
@@ -60,7 +63,7 @@ fn only_a_true_toc_counts() {
         assert_eq!(shown["layers"][0]["annotations"][key], twin["annotations"][key]);
     }
 
-    let stories: [(&str, fn(&mut Value)); 4] = [
+    let stories: [(&str, Lie); 4] = [
         ("mode", |toc| entry(toc)["mode"] = 0o4777.into()),
         ("missing", |toc| toc["entries"].as_array_mut().unwrap().retain(|entry| entry["name"] != "./file")),
         ("renamed", |toc| entry(toc)["name"] = "./other".into()),

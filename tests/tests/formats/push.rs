@@ -74,6 +74,12 @@ pub(crate) fn manifest(registry: &Registry, repository: &str, tag: &str, media_t
 /// Pushes a blob in one piece and returns its digest.
 pub(crate) fn blob(registry: &Registry, repository: &str, bytes: Bytes) -> String {
     let digest = e2e::digest(&bytes);
+    blob_as(registry, repository, &digest, bytes);
+    digest
+}
+
+/// Pushes a blob in one piece under a digest of any algorithm.
+pub(crate) fn blob_as(registry: &Registry, repository: &str, digest: &str, bytes: Bytes) {
     let (status, headers, body) = send(registry, "POST", &format!("/v2/{repository}/blobs/uploads/"), "", Bytes::new());
     assert_eq!(status, StatusCode::ACCEPTED, "{body}");
     let location = headers["location"].to_str().unwrap();
@@ -81,7 +87,6 @@ pub(crate) fn blob(registry: &Registry, repository: &str, bytes: Bytes) -> Strin
     let path = format!("/v2/{path}{}digest={digest}", if path.contains('?') { '&' } else { '?' });
     let (status, _, body) = send(registry, "PUT", &path, "application/octet-stream", bytes);
     assert_eq!(status, StatusCode::CREATED, "{path}: {body}");
-    digest
 }
 
 fn send(registry: &Registry, method: &str, path: &str, kind: &str, body: Bytes) -> (StatusCode, HeaderMap, String) {

@@ -106,6 +106,15 @@ impl Tar {
         self.raw(&block)
     }
 
+    /// Adds a header whose checksum is the sum of signed bytes, as some old programs wrote it.
+    pub(crate) fn header_summed_signed(self, header: &Header<'_>) -> Self {
+        let mut block = block(header);
+        block[148..156].fill(b' ');
+        let sum: i32 = block.iter().map(|byte| i32::from(*byte as i8)).sum();
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        self.raw(&block)
+    }
+
     /// Adds bytes as they are.
     pub(crate) fn raw(mut self, bytes: &[u8]) -> Self {
         self.0.extend_from_slice(bytes);

@@ -60,6 +60,10 @@ fn lay_over(lower: &mut BTreeMap<PathBuf, Node>, layer: &[Value], number: usize)
         if !stays {
             lower.retain(|below, _| !below.starts_with(&path));
         }
+        // What overlayfs itself has for a whiteout.
+        if made.kind == Kind::Char(0) {
+            continue;
+        }
         lower.insert(path, (made, (number, entry["inode"].as_u64().unwrap())));
     }
 }

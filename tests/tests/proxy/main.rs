@@ -3,9 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod clients;
-mod fills;
 mod harness;
 mod mirrors;
 mod tls;
 mod trees;
-mod upstream;

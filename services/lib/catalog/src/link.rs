@@ -69,6 +69,23 @@ impl Catalog {
         Ok(self.link_of(repository, digest).await?.state)
     }
 
+    /// Tells whether any repository of the upstream called `upstream` is linked to `digest`.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn is_linked_in_upstream(&self, upstream: &str, digest: &Digest) -> Result<bool, CatalogError> {
+        // '0' is the character after '/'.
+        let found: Option<(i64,)> =
+            sqlx::query_as("SELECT 1 FROM links WHERE digest = $1 AND repository > $2 AND repository < $3 LIMIT 1")
+                .bind(digest.to_string())
+                .bind(format!("{upstream}/"))
+                .bind(format!("{upstream}0"))
+                .fetch_optional(self.readers())
+                .await
+                .map_err(CatalogError::of("look up the links of an upstream"))?;
+        Ok(found.is_some())
+    }
+
     /// Returns how far `repository` is linked to `digest`, as [`Catalog::is_linked`] does, and by what.
     ///
     /// # Errors

@@ -18,15 +18,24 @@ pub fn entry(meta: Meta) -> TocEntry {
         size: meta.size,
         modtime: time::format(seconds, nanos),
         link_name: meta.link_name,
-        mode: meta.mode,
-        uid: meta.uid,
-        gid: meta.gid,
+        // A symlink has no mode of its own.
+        mode: if meta.kind == EntryType::Symlink { 0o777 } else { meta.mode },
+        uid: owner(meta.uid),
+        gid: owner(meta.gid),
         user_name: meta.user_name,
         group_name: meta.group_name,
         dev_major: meta.device.0,
         dev_minor: meta.device.1,
         xattrs,
         ..TocEntry::new(meta.name, meta.kind)
+    }
+}
+
+/// Returns the owner that chown(2) sets: it takes 32 bits and leaves a file that root made as it is for -1.
+const fn owner(id: i64) -> i64 {
+    match id as u32 {
+        u32::MAX => 0,
+        id => id as i64,
     }
 }
 

@@ -22,6 +22,8 @@ const NONE: u32 = u32::MAX;
 /// The file of a hard link whose target has not been seen yet.
 const PENDING: u32 = u32::MAX - 1;
 const ROOT: u32 = 0;
+/// How the name of a whiteout begins.
+const WHITEOUT: &str = ".wh.";
 /// The most symlinks followed on the way to a hard link's target; containerd's number.
 const MAX_HOPS: u32 = 255;
 
@@ -146,7 +148,10 @@ impl Tree {
             Some(node) if node.is_dir => Err(link_to_dir(name, link)),
             Some(node) if node.file != PENDING => {
                 let file = node.file;
-                self.apply(file, number);
+                // An unpack knows a whiteout by its name, and makes no link of one.
+                if !path.last().is_some_and(|leaf| leaf.starts_with(WHITEOUT)) {
+                    self.apply(file, number);
+                }
                 Ok(file)
             }
             Some(_) | None => {

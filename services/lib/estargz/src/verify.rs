@@ -221,7 +221,7 @@ fn compare(listed: &TocEntry, entry: &TocEntry, time: (i64, u32)) -> Result<(), 
     if listed.size != entry.size {
         return differs("size");
     }
-    if listed.mode & 0o7777 != entry.mode & 0o7777 {
+    if listed.mode & 0o7777 != entry.mode & 0o7777 && entry.kind != EntryType::Symlink {
         return differs("mode");
     }
     if (listed.uid, listed.gid) != (entry.uid, entry.gid) {

@@ -11,6 +11,7 @@ use convert::{Cancel, ConvertError, Converted, Limits, Outputs};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use super::queue::Place;
 use super::source::LayerSource;
 use super::{Conversions, NICE};
 use crate::fill::{Fill, FillError, Joined};
@@ -45,7 +46,7 @@ impl Job {
 #[derive(Debug, thiserror::Error)]
 enum JobError {
     #[error("cannot read the layer")]
-    Fill(#[from] FillError),
+    Fill(#[from] Arc<FillError>),
     #[error("cannot convert the layer")]
     Convert(#[from] ConvertError),
     #[error("catalog failed")]
@@ -102,11 +103,13 @@ impl Conversions {
 
     async fn work(self: Arc<Self>, target: Target, job: Arc<Job>) {
         let digest = job.layer.digest.clone();
-        let _place = self.queue.place(job.size()).await;
         self.metrics.conversion_started();
         let started = Instant::now();
         let result = self.convert(&target, &digest).await;
         let outcome = self.record(&digest, result, started.elapsed()).await;
+        if outcome == Err(None) {
+            self.failed.insert(digest, ()).await;
+        }
         self.metrics.conversion_ended(outcome, started.elapsed());
     }
 
@@ -133,6 +136,10 @@ impl Conversions {
                     }
                 }
             }
+            Err(JobError::Fill(error)) if matches!(*error, FillError::NoRoom) => {
+                tracing::debug!(blob.digest = %digest, "layer is not converted: the disk has no room");
+                Err(None)
+            }
             Err(error) => {
                 tracing::error!(
                     blob.digest = %digest, error = &error as &dyn std::error::Error, duration_ms,
@@ -145,8 +152,9 @@ impl Conversions {
 
     async fn convert(&self, target: &Target, digest: &Digest) -> Result<u64, JobError> {
         let (source, fill) = self.source(target, digest).await?;
+        let _place = self.place(&source, fill.as_deref()).await;
         let size = convert::Source::size(&source);
-        self.fills.check_room(size).await?;
+        self.fills.check_room(size).await.map_err(Arc::new)?;
         let drafts = Arc::new(Drafts::new(&self.folder, digest));
         let result = self.on_thread(source, &drafts).await;
         if let Some(fill) = &fill {
@@ -197,6 +205,17 @@ impl Conversions {
             return Ok(kept);
         }
         Ok(key.to_string())
+    }
+
+    /// Waits for a place. Layers that still arrive have places of their own, so that slow upstreams
+    /// keep nobody from converting what is here.
+    async fn place(&self, source: &LayerSource, fill: Option<&Fill>) -> Place {
+        let size = convert::Source::size(source);
+        let Some(fill) = fill else { return self.stored_queue.place(size).await };
+        tokio::select! {
+            place = self.filling_queue.place(size) => place,
+            () = fill.wait_stored() => self.stored_queue.place(size).await,
+        }
     }
 
     async fn source(&self, target: &Target, digest: &Digest) -> Result<(LayerSource, Option<Arc<Fill>>), JobError> {

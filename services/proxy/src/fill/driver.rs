@@ -193,7 +193,7 @@ impl Fill {
 
     /// Starts the next segment; returns whether there was one to start.
     fn start_next(self: &Arc<Self>, running: &mut JoinSet<Result<(), FillError>>, flow: &Arc<Flow>) -> bool {
-        let most = if self.ranges { flow.pace().segment() } else { u64::MAX };
+        let most = if self.answers_ranges() { flow.pace().segment() } else { u64::MAX };
         let Some(range) = self.spool.claim(0, self.size(), most) else { return false };
         let (fill, flow) = (Arc::clone(self), Arc::clone(flow));
         flow.remaining.store(range.end - range.start, Ordering::Relaxed);
@@ -219,7 +219,11 @@ impl Fill {
         match answer.range {
             Some(range) if range == claim.rest => self.pump(answer.body, claim, kind, flow).await,
             Some(_) => Err(UpstreamError::Protocol { what: "another range than asked for".into() }.into()),
-            None => self.pump_whole(answer.body, claim, kind).await,
+            None => {
+                // From now on no block is asked for alone: each would bring the whole blob again.
+                self.ranges.store(false, Ordering::Relaxed);
+                self.pump_whole(answer.body, claim, kind).await
+            }
         }
     }
 

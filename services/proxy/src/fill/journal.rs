@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use api::Digest;
+use api::{Digest, Repository};
 use serde::{Deserialize, Serialize};
 
 use super::intervals::Intervals;
@@ -20,9 +20,10 @@ pub(crate) struct Journal {
     pub(crate) have: Vec<(u64, u64)>,
 }
 
-/// Returns the path of the spool of `digest` in `folder`.
-pub(crate) fn spool_path(folder: &Path, digest: &Digest) -> PathBuf {
-    folder.join(format!("{}-{}.spool", digest.algorithm().name(), digest.hex()))
+/// Returns the path of the spool of `digest` in `folder`, as filled from the upstream of `repository`.
+pub(crate) fn spool_path(folder: &Path, repository: &Repository, digest: &Digest) -> PathBuf {
+    let upstream = Digest::of(repository.upstream().as_bytes());
+    folder.join(format!("{}-{}-{}.spool", digest.algorithm().name(), digest.hex(), &upstream.hex()[..8]))
 }
 
 fn journal_path(spool: &Path) -> PathBuf {

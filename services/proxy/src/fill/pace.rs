@@ -5,7 +5,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// The first segment, before anything is known of the link.
-pub(crate) const FIRST_SEGMENT: u64 = 4 << 20;
+pub(crate) const FIRST_SEGMENT: u64 = 1 << 20;
+/// The largest segment while nothing is known: on a slow link a range behind it waits for all of it.
+const LARGEST_BLIND: u64 = 4 << 20;
 const SMALLEST: u64 = 1 << 20;
 const LARGEST: u64 = 64 << 20;
 /// A reader inside a segment waits for the bytes in front of it; this bounds the wait.
@@ -30,7 +32,7 @@ impl Pace {
 
     /// Counts bytes that arrived.
     pub(crate) fn received(&mut self, bytes: u64) {
-        const WINDOW: Duration = Duration::from_millis(200);
+        const WINDOW: Duration = Duration::from_millis(100);
         self.received += bytes;
         let elapsed = self.started.elapsed();
         if elapsed >= WINDOW {
@@ -43,7 +45,8 @@ impl Pace {
 
     /// Returns the number of bytes to ask for next.
     pub(crate) fn segment(&mut self) -> u64 {
-        let wanted = if self.rate == 0 { FIRST_SEGMENT } else { self.during(SEGMENT_TIME) };
+        let wanted =
+            if self.rate == 0 { (self.last_segment * 2).min(LARGEST_BLIND) } else { self.during(SEGMENT_TIME) };
         self.last_segment = wanted.clamp(SMALLEST, LARGEST).min(self.last_segment.saturating_mul(4));
         self.last_segment
     }

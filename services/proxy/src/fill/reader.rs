@@ -10,7 +10,7 @@ use super::spool::Available;
 use super::{BLOCK, Fill, FillError};
 
 /// The bytes handed to a client in one piece.
-const PIECE: u64 = 256 << 10;
+const PIECE: u64 = 128 << 10;
 /// The bytes at the end of a whole answer that wait for the digest.
 const HELD_BACK: u64 = 64 << 10;
 /// Failed fetches after which a range is given up.
@@ -72,7 +72,7 @@ impl FillReader {
         loop {
             match fill.spool.at(position)? {
                 Available::Until(end) => return Ok(end),
-                Available::Unclaimed if fill.ranges && self.fetching.is_none() => {
+                Available::Unclaimed if fill.answers_ranges() && self.fetching.is_none() => {
                     let block_end = (position / BLOCK + 1) * BLOCK;
                     if let Some(range) = fill.spool.claim(position, block_end, BLOCK) {
                         self.fetching = Some(tokio::spawn(Arc::clone(&fill).fetch_cold(range)));

@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use api::{Digest, Repository};
 use blobstore::{BlobKey, BlobStore, Generation};
-use catalog::{BlobRow, Catalog};
-use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, watch};
+use catalog::{BlobRow, Catalog, FillRow};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::intervals::Intervals;
 use super::journal::{Journal, spool_path};
@@ -18,14 +20,29 @@ use crate::metrics::Metrics;
 use crate::room::Room;
 
 /// The fills that may run at the same time; further ones wait for a place.
-const MAX_FILLS: usize = 64;
+const MAX_FILLS: usize = 128;
 
-type Slot = Arc<OnceCell<Arc<Fill>>>;
+/// How long a fill waits for a place before its blob is streamed through instead.
+const PLACE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A fill is known by its upstream too: bytes that one upstream is still sending must not reach the
+/// clients of another before they are verified.
+type Key = (String, Digest);
+
+/// A fill that is being opened, or runs; everybody who asks for its blob shares the outcome.
+type Slot = Arc<watch::Sender<Option<Result<Arc<Fill>, NotOpened>>>>;
+
+/// Why no fill was started.
+#[derive(Debug, Clone)]
+enum NotOpened {
+    Stored(BlobRow),
+    Failed(Arc<FillError>),
+}
 
 /// Every running fill, by the digest of its blob.
 #[derive(Debug)]
 pub(crate) struct Fills {
-    running: Mutex<HashMap<Digest, Slot>>,
+    running: Mutex<HashMap<Key, Slot>>,
     places: Arc<Semaphore>,
     folder: PathBuf,
     room: Room,
@@ -41,12 +58,6 @@ pub(crate) enum Joined {
     Running(Arc<Fill>),
     /// The blob is in the store.
     Stored(BlobRow),
-}
-
-/// Why no fill was started.
-enum NotOpened {
-    Stored(BlobRow),
-    Failed(FillError),
 }
 
 impl Fills {
@@ -69,16 +80,19 @@ impl Fills {
         }
     }
 
-    fn running(&self) -> MutexGuard<'_, HashMap<Digest, Slot>> {
+    fn running(&self) -> MutexGuard<'_, HashMap<Key, Slot>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the running fill of `digest`, if there is one.
-    pub(crate) fn find(&self, digest: &Digest) -> Option<Arc<Fill>> {
-        self.running().get(digest).and_then(|slot| slot.get().map(Arc::clone))
+    /// Returns the running fill of `digest` from the upstream of `repository`, if there is one.
+    pub(crate) fn find(&self, repository: &Repository, digest: &Digest) -> Option<Arc<Fill>> {
+        let slot = self.running().get(&key(repository, digest)).map(Arc::clone)?;
+        let opened = slot.borrow();
+        opened.as_ref()?.as_ref().ok().map(Arc::clone)
     }
 
-    /// Joins the fill of `digest`, or starts it with `client`.
+    /// Joins the fill of `digest`, or starts it with `client`. Opening it belongs to no caller: it goes
+    /// on when all of them leave, and all of them share its failure.
     ///
     /// The caller must have checked that `repository` may read the blob.
     ///
@@ -89,34 +103,65 @@ impl Fills {
         client: &upstream::Client,
         repository: &Repository,
         digest: &Digest,
-    ) -> Result<Joined, FillError> {
-        let slot = self.slot(digest).await;
-        if slot.initialized() {
-            self.metrics.coalesced();
-        }
-        let opened = slot.get_or_try_init(|| self.open(client, repository, digest)).await;
-        match opened {
-            Ok(fill) => Ok(Joined::Running(Arc::clone(fill))),
-            Err(ended) => {
-                self.forget(digest, &slot);
-                match ended {
-                    NotOpened::Stored(row) => Ok(Joined::Stored(row)),
-                    NotOpened::Failed(error) => Err(error),
-                }
-            }
+    ) -> Result<Joined, Arc<FillError>> {
+        let slot = self.slot(client, repository, digest).await;
+        let mut opened = slot.subscribe();
+        // The sender lives in `slot`, so the wait cannot fail.
+        let outcome = opened.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
+        match outcome {
+            Some(Ok(fill)) => Ok(Joined::Running(fill)),
+            Some(Err(NotOpened::Stored(row))) => Ok(Joined::Stored(row)),
+            Some(Err(NotOpened::Failed(error))) => Err(error),
+            None => Err(Arc::new(FillError::Broken)),
         }
     }
 
-    /// Returns the slot of a blob, empty or with a fill that may still succeed: one that has failed is
-    /// waited out, so that who comes after it is not cut off for its sake.
-    async fn slot(&self, digest: &Digest) -> Slot {
+    /// Returns the slot of a blob: one that is being opened, or a fill that may still succeed. A fill
+    /// that has failed is waited out, so that who comes after it is not cut off for its sake.
+    async fn slot(self: &Arc<Self>, client: &upstream::Client, repository: &Repository, digest: &Digest) -> Slot {
         loop {
-            let slot = Arc::clone(self.running().entry(digest.clone()).or_default());
-            match slot.get() {
-                Some(fill) if matches!(fill.spool.outcome(), Some(Outcome::Failed(_))) => fill.wait_stored().await,
-                _ => return slot,
-            }
+            let slot = {
+                let mut running = self.running();
+                match running.get(&key(repository, digest)) {
+                    Some(slot) => Arc::clone(slot),
+                    None => return self.new_slot(&mut running, client, repository, digest),
+                }
+            };
+            let failed = match &*slot.borrow() {
+                Some(Ok(fill)) if matches!(fill.spool.outcome(), Some(Outcome::Failed(_))) => Arc::clone(fill),
+                _ => {
+                    self.metrics.coalesced();
+                    return Arc::clone(&slot);
+                }
+            };
+            failed.wait_stored().await;
         }
+    }
+
+    fn new_slot(
+        self: &Arc<Self>,
+        running: &mut HashMap<Key, Slot>,
+        client: &upstream::Client,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Slot {
+        let key = key(repository, digest);
+        let slot: Slot = Arc::new(watch::Sender::new(None));
+        running.insert(key.clone(), Arc::clone(&slot));
+        let (fills, client, repository, opening) =
+            (Arc::clone(self), client.clone(), repository.clone(), Arc::clone(&slot));
+        tokio::spawn(async move {
+            let task = {
+                let (fills, digest) = (Arc::clone(&fills), key.1.clone());
+                tokio::spawn(async move { fills.open(&client, &repository, &digest).await })
+            };
+            let opened = task.await.unwrap_or(Err(NotOpened::Failed(Arc::new(FillError::Broken))));
+            if opened.is_err() {
+                fills.running().remove(&key);
+            }
+            opening.send_replace(Some(opened));
+        });
+        slot
     }
 
     async fn open(
@@ -125,21 +170,12 @@ impl Fills {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<Arc<Fill>, NotOpened> {
+        let failed = |error| NotOpened::Failed(Arc::new(error));
         // The fill may have ended between the caller's look into the catalog and this one.
         match self.catalog.blob(digest).await {
             Ok(Some(row)) => Err(NotOpened::Stored(row)),
-            Ok(None) => self.start(client, repository, digest).await.map_err(NotOpened::Failed),
-            Err(error) => Err(NotOpened::Failed(error.into())),
-        }
-    }
-
-    /// Removes a slot that nobody waits for any more. Clones are taken under the lock only, so the
-    /// count is exact: one in the map and the caller's. While another waiter opens the fill in this
-    /// slot, a second slot for the same blob must not appear.
-    fn forget(&self, digest: &Digest, slot: &Slot) {
-        let mut running = self.running();
-        if !slot.initialized() && Arc::strong_count(slot) == 2 {
-            running.remove(digest);
+            Ok(None) => self.start(client, repository, digest).await.map_err(failed),
+            Err(error) => Err(failed(error.into())),
         }
     }
 
@@ -149,10 +185,11 @@ impl Fills {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<Arc<Fill>, FillError> {
-        let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| FillError::NoRoom)?;
+        let place = tokio::time::timeout(PLACE_PATIENCE, Arc::clone(&self.places).acquire_owned());
+        let place = place.await.ok().and_then(Result::ok).ok_or(FillError::NoRoom)?;
         // Where there is no room for anything, the upstream need not be asked twice.
         self.room.check(0).await?;
-        let path = spool_path(&self.folder, digest);
+        let path = spool_path(&self.folder, repository, digest);
         let failed = |source| FillError::Spool { digest: digest.clone(), source };
         let left = Journal::load(&path);
         let gap = match &left {
@@ -185,7 +222,7 @@ impl Fills {
             spool,
             client: client.clone(),
             repository: repository.clone(),
-            ranges,
+            ranges: AtomicBool::new(ranges),
             cold_blocks: Arc::new(Semaphore::new(COLD_BLOCKS)),
             over: watch::Sender::new(false),
             metrics: Arc::clone(&self.metrics),
@@ -203,9 +240,9 @@ impl Fills {
         let promised: u64 = self
             .running()
             .values()
-            .filter_map(|slot| slot.get())
+            .filter_map(|slot| slot.borrow().as_ref()?.as_ref().ok().map(Arc::clone))
             .map(|fill| fill.size().saturating_sub(fill.spool.have().total()))
-            .sum();
+            .fold(0, u64::saturating_add);
         self.room.check(size.saturating_add(promised)).await
     }
 
@@ -222,7 +259,7 @@ impl Fills {
             tracing::error!(blob.digest = %digest, %error, "a fill broke off");
             fill.spool.finish(Outcome::Failed(Arc::new(FillError::Broken)));
         }
-        self.running().remove(&digest);
+        self.running().remove(&key(&fill.repository, &digest));
         fill.over.send_replace(true);
         drop(place);
     }
@@ -278,7 +315,8 @@ impl Fills {
                 None => self.catalog.end_fill(&row.digest).await?,
             }
         }
-        let keep: Vec<PathBuf> = wanted.iter().map(|(row, _)| spool_path(&self.folder, &row.digest)).collect();
+        let path = |row: &FillRow| spool_path(&self.folder, &row.repository, &row.digest);
+        let keep: Vec<PathBuf> = wanted.iter().map(|(row, _)| path(row)).collect();
         let folder = self.folder.clone();
         telemetry::blocking(move || sweep(&folder, &keep)).await;
         for (row, client) in wanted {
@@ -286,13 +324,13 @@ impl Fills {
             tokio::spawn(async move {
                 match fills.join(&client, &row.repository, &row.digest).await {
                     Ok(Joined::Running(_)) => {}
-                    Ok(Joined::Stored(_)) => fills.drop_leftover(&row.digest).await,
+                    Ok(Joined::Stored(_)) => fills.drop_leftover(&row).await,
                     Err(error) => {
                         tracing::warn!(
                             blob.digest = %row.digest, repo.name = %row.repository,
                             error = &error as &dyn std::error::Error, "an earlier fill could not be taken up"
                         );
-                        fills.drop_leftover(&row.digest).await;
+                        fills.drop_leftover(&row).await;
                     }
                 }
             });
@@ -300,16 +338,20 @@ impl Fills {
         Ok(())
     }
 
-    async fn drop_leftover(&self, digest: &Digest) {
-        if self.find(digest).is_some() {
+    async fn drop_leftover(&self, row: &FillRow) {
+        if self.running().contains_key(&key(&row.repository, &row.digest)) {
             return;
         }
-        let path = spool_path(&self.folder, digest);
+        let path = spool_path(&self.folder, &row.repository, &row.digest);
         telemetry::blocking(move || Journal::remove(&path)).await;
-        if let Err(error) = self.catalog.end_fill(digest).await {
-            tracing::warn!(blob.digest = %digest, %error, "the end of a fill could not be recorded");
+        if let Err(error) = self.catalog.end_fill(&row.digest).await {
+            tracing::warn!(blob.digest = %row.digest, %error, "the end of a fill could not be recorded");
         }
     }
+}
+
+fn key(repository: &Repository, digest: &Digest) -> Key {
+    (repository.upstream().to_owned(), digest.clone())
 }
 
 /// Opens a blob at `range`; an empty blob has no ranges and is asked for whole.

@@ -45,8 +45,9 @@ impl Parts {
         for image in images {
             match self.build_image(target, image).await? {
                 Built::Converted(converted) => {
-                    let size = self.pull.stored(&converted).await?.map_or(0, |manifest| manifest.bytes.len());
-                    children.push((image.digest.clone(), converted, size));
+                    // Just committed, so it is there; without its size the index must not become an answer.
+                    let Some(manifest) = self.pull.stored(&converted).await? else { return Ok(Built::NotYet) };
+                    children.push((image.digest.clone(), converted, manifest.bytes.len()));
                 }
                 Built::Plain => {}
                 Built::NotYet => return Ok(Built::NotYet),

@@ -81,28 +81,41 @@ fn compare(
             peer.add(Peer::start(upstream, image)?.convert()?);
         }
     }
-    let tag = image.tag();
+    let peer = (peer_turns > 0).then_some(&peer);
     let bar = |figure: Figure, bar| if has_bars { figure.bar(bar) } else { figure };
-    let figure = if peer_turns > 0 {
-        let faster = Figure::new(format!("{tag}: times faster"), Unit::Ratio, peer.seconds.ratios(&ours.seconds));
-        let faster = bar(faster, FASTER).part("firstlight", Unit::Seconds, ours.seconds);
-        faster.part("ctr-remote", Unit::Seconds, peer.seconds.clone()).part("its cpu", Unit::Seconds, peer.cpu.clone())
-    } else {
-        Figure::new(format!("{tag}: time"), Unit::Seconds, ours.seconds)
-    };
-    report.add(Row::Conversion, figure.part("our cpu", Unit::Seconds, ours.cpu.clone()));
+    let speed = time(image.tag(), &ours, peer);
+    report.add(Row::Conversion, if peer.is_some() { bar(speed, FASTER) } else { speed });
+    report.add(Row::Conversion, bar(size(image.tag(), image.size()? as f64, &ours, peer), SIZE));
+    report.add(Row::Conversion, memory(image.tag(), &ours, peer).bar(MEMORY));
+    per_layer(image.tag(), &image.layers()?, &ours.layers, report)
+}
 
-    let (source, converted) = (image.layers()?, &ours.layers);
-    let total = image.size()? as f64;
-    let size = ours.size() / total;
-    let figure = bar(Figure::new(format!("{tag}: size by source"), Unit::Ratio, Samples::one(size)), SIZE);
-    let figure =
-        if peer_turns > 0 { figure.part("ctr-remote", Unit::Ratio, Samples::one(peer.size() / total)) } else { figure };
-    report.add(Row::Conversion, figure);
-    let figure = Figure::new(format!("{tag}: peak memory"), Unit::Mebibytes, ours.peak).bar(MEMORY);
-    let figure = if peer_turns > 0 { figure.part("ctr-remote", Unit::Mebibytes, peer.peak) } else { figure };
-    report.add(Row::Conversion, figure);
-    per_layer(tag, &source, converted, report)
+fn time(tag: &str, ours: &Done, peer: Option<&Done>) -> Figure {
+    let Some(peer) = peer else {
+        return Figure::new(format!("{tag}: time"), Unit::Seconds, ours.seconds.clone());
+    };
+    let mut figure = Figure::new(format!("{tag}: times faster"), Unit::Ratio, peer.seconds.ratios(&ours.seconds));
+    for (name, done) in [("firstlight", ours), ("ctr-remote", peer)] {
+        figure =
+            figure.part(name, Unit::Seconds, done.seconds.clone()).part("its cpu", Unit::Seconds, done.cpu.clone());
+    }
+    figure
+}
+
+fn size(tag: &str, source: f64, ours: &Done, peer: Option<&Done>) -> Figure {
+    let figure = Figure::new(format!("{tag}: size by source"), Unit::Ratio, Samples::one(ours.size() / source));
+    match peer {
+        None => figure,
+        Some(peer) => figure.part("ctr-remote", Unit::Ratio, Samples::one(peer.size() / source)),
+    }
+}
+
+fn memory(tag: &str, ours: &Done, peer: Option<&Done>) -> Figure {
+    let figure = Figure::new(format!("{tag}: peak memory"), Unit::Mebibytes, ours.peak.clone());
+    match peer {
+        None => figure,
+        Some(peer) => figure.part("ctr-remote", Unit::Mebibytes, peer.peak.clone()),
+    }
 }
 
 /// Converts an image once with the program under test.

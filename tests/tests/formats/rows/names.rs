@@ -7,11 +7,59 @@ fn raw(flag: u8, name: &'static [u8], link: &'static [u8]) -> Tar {
     Tar::new().header(&Header { flag, name, link, ..Header::default() })
 }
 
+/// The prefix of a `star` header: a part of the name, two times, and the mark at its end.
+fn star_prefix() -> Vec<u8> {
+    let mut prefix = vec![0; 167];
+    prefix[..11].copy_from_slice(b"long/prefix");
+    prefix[131..142].copy_from_slice(b"14000000000");
+    prefix[143..154].copy_from_slice(b"14000000000");
+    prefix[163..].copy_from_slice(b"tar\0");
+    prefix
+}
+
 pub(crate) fn rows() -> Vec<Row> {
     let long = format!("long/{}", "n".repeat(150));
     let longer = format!("{}/{}", "d".repeat(200), "f".repeat(250));
     let prefixed = Header { name: b"tail", prefix: b"long/prefix", ..Header::default() };
+    let star = star_prefix();
+    let gnu_times =
+        Header { format: Format::Gnu, name: b"x", prefix: b"14000000000\x0014000000000\0", ..Header::default() };
     vec![
+        Row::twin("name-empty", raw(b'0', b"", b"").file("x", b"X")),
+        Row::twin("name-root-after-cleaning", Tar::new().dir("a/..").file("x", b"X").dir("a/./../b")),
+        Row::tar(
+            "name-too-long-for-a-file-system",
+            &Tar::new().pax(b'x', &[("path", &[b'a'; 300])]).file("short", b"L").end(),
+            Outcome::RefusedTwin,
+        ),
+        Row::stays(
+            "name-beyond-the-limit",
+            Tar::new().pax(b'x', &[("path", &[b'a'; 5000])]).file("short", b"L"),
+            "limit",
+        ),
+        Row::twin("name-star-prefix", Tar::new().header(&Header { name: b"tail", prefix: &star, ..Header::default() })),
+        Row::twin("name-gnu-times-in-prefix", Tar::new().header(&gnu_times)),
+        Row::twin(
+            "name-signed-checksum",
+            Tar::new().header_summed_signed(&Header { name: "ümläut".as_bytes(), ..Header::default() }),
+        ),
+        Row::twin("name-of-a-file-ends-in-slash", Tar::new().file("f/", b"")),
+        Row::twin(
+            "v7-directory-by-long-name",
+            Tar::new().long(b'L', "long/d/").header(&Header {
+                flag: 0,
+                name: b"long/d",
+                mode: 0o755,
+                format: Format::V7,
+                ..Header::default()
+            }),
+        ),
+        Row::stays(
+            "below-a-hardlink",
+            Tar::new().file("f", b"F").hardlink("h", "f").file("h/x", b"X"),
+            "below_non_directory",
+        ),
+        Row::stays("below-a-device", Tar::new().special(b'3', "c", (1, 3)).file("c/x", b"X"), "below_non_directory"),
         Row::twin("name-dot", Tar::new().dir("./").dir("./d/").file("./d/x", b"X")),
         Row::twin("name-absolute", Tar::new().dir("/d/").file("/d/x", b"X")),
         Row::twin("name-parent", Tar::new().file("../x", b"X").file("../../y", b"Y")),

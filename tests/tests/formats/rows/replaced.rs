@@ -55,6 +55,16 @@ fn whiteouts() -> Vec<Row> {
         Row::twin("opaque-of-nothing", Tar::new().dir("new/").file(&opaque("new"), b"").file("new/c", b"C")),
         Row::twin("opaque-root", Tar::new().file(".wh..wh..opq", b"").file("only", b"O")),
         Row::twin("opaque-and-whiteout", Tar::new().dir("sub/").file(&opaque("sub"), b"").file("sub/.wh.a", b"")),
+        Row::twin("whiteout-with-contents", Tar::new().dir("lower/").file("lower/.wh.file", b"not empty")),
+        Row::twin("whiteout-is-a-directory", Tar::new().dir("lower/.wh.folder/")),
+        Row::twin("whiteout-is-a-hardlink", Tar::new().file("f", b"").hardlink(".wh.sub", "f")),
+        Row::tar("whiteout-of-no-name", &Tar::new().dir("sub/").file("sub/.wh.", b"").end(), Outcome::RefusedTwin),
+        Row::tar(
+            "whiteout-then-implied-directory",
+            &Tar::new().file(".wh.sub", b"").file("sub/c", b"C").end(),
+            Outcome::RefusedTwin,
+        ),
+        Row::twin("whiteout-as-a-device", Tar::new().dir("lower/").special(b'3', "lower/file", (0, 0))),
         Row::twin("aufs-metadata", Tar::new().dir(".wh..wh.plnk/").file(".wh..wh.aufs", b"").file("x", b"X")),
     ]
 }

@@ -116,9 +116,12 @@ impl LayoutWriter {
         if let Some(tag) = &self.tag {
             entry["annotations"] = json!({ REF_NAME: tag });
         }
-        let is_other = |old: &Value| old["annotations"][REF_NAME].as_str() != self.tag.as_deref();
+        let replaced = |old: &Value| match &self.tag {
+            Some(tag) => old["annotations"][REF_NAME].as_str() == Some(tag),
+            None => old["annotations"][REF_NAME].is_null() && old["digest"] == entry["digest"],
+        };
         if let Some(list) = index["manifests"].as_array_mut() {
-            list.retain(is_other);
+            list.retain(|old| !replaced(old));
             list.push(entry);
         }
         self.replace(INDEX, index.to_string().as_bytes())
