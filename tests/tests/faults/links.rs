@@ -50,8 +50,10 @@ fn another_repository_cannot_join_a_fill() {
     world.wait_tidy();
     assert_hidden(&world, &blob_path(OTHER, &digest));
     assert_hidden(&world, &manifest_path(OTHER, &world.image.digest));
-    // A repository whose upstream does hold it may read it, without a second download.
+    // A repository whose upstream does hold it may read it, without a second download, once the "not found" of a
+    // moment ago is forgotten.
     push::upload(&world.stage.registry, OTHER, world.layer());
+    world.wait("the blob in the other repository", || world.get(&blob_path(OTHER, &digest)).status == 200);
     assert_eq!(e2e::digest(&world.get(&blob_path(OTHER, &digest)).body), digest);
     world.assert_frugal();
 }
