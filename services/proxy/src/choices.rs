@@ -4,7 +4,7 @@
 //! directory as it is; a client that mounts one layer alone makes it up with mode 0755, owner root.
 //! Where the two differ, the layer stays original in the estargz view (design §7).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use api::Twin;
@@ -37,7 +37,8 @@ pub(crate) trait Tocs: Sync {
 /// # Errors
 /// When a TOC cannot be read.
 pub(crate) async fn choose<T: Tocs>(tocs: &T, twins: &[Option<&Twin>]) -> Result<Vec<Choice>, T::Error> {
-    let mut implied = ImpliedDirs { tocs, layers: twins, read: HashMap::new() };
+    let wanted = twins.iter().flatten().flat_map(|twin| twin.implied_dirs.iter().map(String::as_str)).collect();
+    let mut implied = ImpliedDirs { tocs, layers: twins, wanted, read: HashMap::new() };
     let mut choices = Vec::with_capacity(twins.len());
     for (i, twin) in twins.iter().enumerate() {
         choices.push(match twin {
@@ -52,13 +53,15 @@ pub(crate) async fn choose<T: Tocs>(tocs: &T, twins: &[Option<&Twin>]) -> Result
 struct ImpliedDirs<'a, T> {
     tocs: &'a T,
     layers: &'a [Option<&'a Twin>],
-    /// The directories of each layer, read when first needed: whether each is 0755 root.
+    /// The directories that any layer implies.
+    wanted: HashSet<&'a str>,
+    /// What each layer has at these paths, read when first needed: whether it is a directory, 0755 root.
     read: HashMap<usize, HashMap<String, bool>>,
 }
 
 impl<T: Tocs> ImpliedDirs<'_, T> {
-    /// Tells whether every directory that `twin`, layer `i`, implies is 0755 root in the layers below,
-    /// or in none of them. A layer below without a twin hides what it defines, so the answer is no.
+    /// Tells whether every directory that `twin`, layer `i`, implies is a directory, 0755 root, in the
+    /// layers below, or in none of them. A layer below without a twin hides what it defines, so the answer is no.
     async fn fits(&mut self, i: usize, twin: &Twin) -> Result<bool, T::Error> {
         if twin.implied_dirs.is_empty() {
             return Ok(true);
@@ -84,18 +87,21 @@ impl<T: Tocs> ImpliedDirs<'_, T> {
         // Never closed; without a permit the TOC would only be read beside another.
         let _one = ONE_TOC.acquire().await.ok();
         let Some(toc) = self.tocs.toc(twin).await? else { return Ok(false) };
-        self.read.insert(i, dirs_of(&toc));
+        self.read.insert(i, plain_dirs(&toc, &self.wanted));
         Ok(true)
     }
 }
 
-fn dirs_of(toc: &Toc) -> HashMap<String, bool> {
+/// Returns what the layer has at the wanted paths, and whether it is a directory, 0755 root.
+fn plain_dirs(toc: &Toc, wanted: &HashSet<&str>) -> HashMap<String, bool> {
     toc.entries
         .iter()
-        .filter(|entry| entry.kind == EntryType::Dir)
-        .map(|entry| {
-            let plain = entry.mode & 0o7777 == 0o755 && entry.uid == 0 && entry.gid == 0 && entry.xattrs.is_empty();
-            (estargz::tree::clean_path(&entry.name), plain)
+        .map(|entry| (estargz::tree::clean_path(&entry.name), entry))
+        .filter(|(path, _)| wanted.contains(path.as_str()))
+        .map(|(path, entry)| {
+            let is_dir = entry.kind == EntryType::Dir;
+            let is_plain = entry.mode & 0o7777 == 0o755 && entry.uid == 0 && entry.gid == 0 && entry.xattrs.is_empty();
+            (path, is_dir && is_plain)
         })
         .collect()
 }
@@ -162,6 +168,21 @@ mod tests {
     fn dirs(entries: &[(&str, i64)]) -> Toc {
         let entry = |(name, mode): &(&str, i64)| TocEntry { mode: *mode, ..TocEntry::new(*name, EntryType::Dir) };
         Toc { version: 1, entries: entries.iter().map(entry).collect() }
+    }
+
+    #[tokio::test]
+    async fn a_layer_stays_where_it_implies_directories_that_are_links_below() {
+        let kinds = [EntryType::Symlink, EntryType::Reg, EntryType::Hardlink, EntryType::Fifo];
+        for kind in kinds {
+            let entry = TocEntry { mode: 0o755, ..TocEntry::new("lib", kind) };
+            let base = Toc { version: 1, entries: vec![entry] };
+            let tocs = Made(HashMap::from([(1, base), (2, dirs(&[]))]));
+            let (base, over_lib, over_usr) = (twin(1, &[]), twin(2, &["", "lib"]), twin(2, &["", "usr"]));
+            for (over, is_twin) in [(over_lib, false), (over_usr, true)] {
+                let choices = choose(&tocs, &[Some(&base), Some(&over)]).await.unwrap();
+                assert_eq!(matches!(choices[1], Choice::Twin(_)), is_twin, "{kind:?}");
+            }
+        }
     }
 
     #[tokio::test]

@@ -107,6 +107,32 @@ fn a_claim_is_not_a_link() {
     world.assert_calm();
 }
 
+/// A manifest at a public upstream that names a layer of a private one opens nothing: what is stored came from elsewhere, so
+/// the public upstream must have it itself.
+#[test]
+fn a_claim_reaches_no_other_upstream() {
+    let options = e2e::RegistryOptions { empty: true, ..e2e::RegistryOptions::default() };
+    let private = e2e::Registry::start_with(&e2e::Node::Machine, &options).unwrap();
+    let secret = push::image(&private, "team/app", "latest", vec![Blob::new(TAR, noise(110, 100_000))]);
+    let upstream = format!(
+        "[convert]\nenabled = false\n[[upstream]]\nname = \"private.example\"\nurl = \"http://{}\"\nplain_http = true\n\
+         visibility = \"shared\"\n",
+        private.at()
+    );
+    let world = World::start(vec![Blob::new(TAR, noise(111, 1000))], |options| options.config(&upstream));
+    let repository = "private.example/team/app";
+    let manifest = world.get(&manifest_path(repository, "latest"));
+    assert_eq!(manifest.header("docker-content-digest"), Some(secret.digest.clone()));
+    let layer = &secret.layers[0].digest;
+    assert_eq!(e2e::digest(&world.get(&blob_path(repository, layer)).body), *layer, "its own repository");
+    world.wait_tidy();
+    let document = Fault::Document(MANIFEST.to_owned(), manifest.body.to_vec());
+    world.stage.relay.add(Rule::new("/v2/team/b/manifests/", document));
+    assert_eq!(world.get(&manifest_path(OTHER, "latest")).status, 200, "the claim itself");
+    assert_hidden(&world, &blob_path(OTHER, layer));
+    world.assert_calm();
+}
+
 fn patient(options: e2e::ProxyOptions) -> e2e::ProxyOptions {
     options.view("estargz").config("[convert]\nwait = \"60s\"\n")
 }

@@ -163,7 +163,7 @@ impl Table {
     }
 }
 
-/// Returns the directories that the reference reader made up; their times are nobody's. It gives them neither time nor a second name.
+/// Returns the directories that the reference reader made up: those without a time. An unpack leaves its own time on them.
 fn implied(entries: &[Value]) -> BTreeSet<PathBuf> {
     let dirs = entries.iter().filter(|entry| entry["type"] == "dir" && entry["modtime"] == "");
     dirs.map(|entry| PathBuf::from(text(&entry["name"]))).collect()

@@ -1,7 +1,6 @@
 //! Layers that are eStargz already: true ones are their own twins, false ones are converted like any other.
 
 use std::io::Read;
-use std::process::Command;
 
 use e2e::{Client, Containerd, Node, Scratch, Transport, is_root, run, skip};
 use serde_json::Value;
@@ -30,9 +29,8 @@ fn a_layer_of_the_reference_converter_is_its_own_twin() {
     world.image("plain", &[world.layer("contents"), world.layer("more contents")]);
     let [plain, made] = ["plain", "made"].map(|tag| format!("{}/{REPOSITORY}:{tag}", world.registry.at()));
     containerd.pull(&plain).unwrap();
-    let socket = containerd.ctr().get_args().skip_while(|argument| *argument != "-a").nth(1).unwrap().to_owned();
-    let mut convert = Command::new("ctr-remote");
-    run(convert.arg("-a").arg(socket).args(["images", "convert", "--oci", "--estargz", &plain, &made])).unwrap();
+    let mut convert = reference::ctr_remote(&containerd);
+    run(convert.args(["images", "convert", "--oci", "--estargz", &plain, &made])).unwrap();
     run(containerd.ctr().args(["images", "push", "--plain-http", &made])).unwrap();
     let source = containerd.digest(&made).unwrap();
     let before = converted::manifest(&world.proxy, REPOSITORY, &source, "original").1;

@@ -40,8 +40,16 @@ pub(crate) fn toc_digest(containerd: &Containerd, blob: &Path, digest: &str) -> 
     ingest.stdin(File::open(blob).unwrap());
     let status = ingest.status().unwrap();
     assert!(status.success(), "{ingest:?}: {status}");
-    let socket = containerd.ctr().get_args().skip_while(|argument| *argument != "-a").nth(1).unwrap().to_owned();
-    run(Command::new("ctr-remote").arg("-a").arg(socket).args(["images", "get-toc-digest", digest])).unwrap()
+    run(ctr_remote(containerd).args(["images", "get-toc-digest", digest])).unwrap()
+}
+
+/// Returns a `ctr-remote` command for a containerd.
+pub(crate) fn ctr_remote(containerd: &Containerd) -> Command {
+    let ctr = containerd.ctr();
+    let socket = ctr.get_args().skip_while(|argument| *argument != "-a").nth(1).unwrap();
+    let mut command = Command::new("ctr-remote");
+    command.arg("-a").arg(socket);
+    command
 }
 
 /// Unpacks a blob with gzip, lists it with tar, and returns digest and size of the plain tar.

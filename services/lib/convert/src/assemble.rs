@@ -12,6 +12,7 @@ use estargz::{EntryType, TocEntry, listing};
 use crate::members::Members;
 use crate::spill::Spill;
 use crate::store::Store;
+use crate::watch::Watch;
 use crate::{Cancel, ConvertError, Limits, Pool, Profile};
 
 /// The sink of a tar walk.
@@ -20,6 +21,7 @@ pub(crate) struct Assembler<'a> {
     planner: Planner,
     tree: Tree,
     entries: Spill,
+    max_spill: u64,
     /// Where each entry's record begins.
     positions: Vec<u64>,
     chunk_size: u64,
@@ -44,10 +46,11 @@ impl<'a> Assembler<'a> {
     ) -> Result<Self, ConvertError> {
         let spill = || Spill::new(scratch).map_err(ConvertError::Output);
         Ok(Self {
-            members: Members::new(twin, spill()?, profile.clamped_level(), pool, cancel, progress),
+            members: Members::new(twin, spill()?, limits.twin_bytes, profile.clamped_level(), pool, cancel, progress),
             planner: Planner::default(),
             tree: Tree::new(limits.entries.saturating_add(1)),
             entries: spill()?,
+            max_spill: limits.spill_bytes,
             positions: Vec::new(),
             chunk_size: profile.clamped_chunk_size(),
             chunk_count: 0,
@@ -83,13 +86,16 @@ impl<'a> Assembler<'a> {
     }
 
     /// Ends the tar: everything is written, and the tree is planned.
-    pub(crate) fn finish(mut self) -> Result<(Members<'a>, Plan, Store), ConvertError> {
+    pub(crate) fn finish(mut self, watch: &Watch<'_>) -> Result<(Members<'a>, Plan, Store), ConvertError> {
         let batch = self.planner.finish();
         self.members.submit(batch)?;
         let chunks = self.members.take_chunks()?;
         self.positions.push(self.entries.len());
         let mut store = Store::new(self.entries, self.positions, chunks, self.chunk_size)?;
-        let plan = self.tree.finish(|number| store.entry(number).map(|entry| entry.link_name))?;
+        let plan = self.tree.finish(|number| {
+            watch.check()?;
+            store.entry(number).map(|entry| entry.link_name)
+        })?;
         Ok((self.members, plan, store))
     }
 
@@ -146,6 +152,9 @@ impl Sink for Assembler<'_> {
         let record = serde_json::to_vec(&entry).map_err(|e| ConvertError::Output(e.into()))?;
         let at = self.entries.append(&record).map_err(ConvertError::Output)?;
         self.positions.push(at);
+        if self.entries.len() > self.max_spill {
+            return Err(ConvertError::limit(format!("entries take more than {} bytes", self.max_spill)));
+        }
         Ok(())
     }
 }

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek};
 use std::path::Path;
 use std::thread;
-use std::time::Instant;
 
 use api::{Digest, TarTail, Twin};
 use crossbeam_channel::bounded;
@@ -19,6 +18,7 @@ use crate::members::Members;
 use crate::own;
 use crate::source::{Meter, Source};
 use crate::store::Store;
+use crate::watch::Watch;
 use crate::{Cancel, ConvertError, Limits, Pool, Profile};
 
 /// A longer TOC is compressed as a stream, so that it is not held in memory. It must be one member whatever its size:
@@ -61,22 +61,21 @@ pub fn convert(
     progress: &dyn Fn(u64),
 ) -> Result<Converted, ConvertError> {
     let Outputs { twin, toc, scratch } = out;
-    let (start, meter) = (Instant::now(), Meter::default());
+    let (limits, meter) = (&limits.for_source(source.size()), Meter::default());
+    let watch = Watch::new(cancel, limits, &meter);
     let mut assembler = Assembler::new(twin, scratch, profile, limits, pool, cancel, progress)?;
     assembler.landmark()?;
-    let inflate = Inflate { source, limits, cancel, meter: &meter };
+    let inflate = Inflate { source, limits, watch: &watch, meter: &meter };
     let (tail, plain) = take_apart(&inflate, &mut assembler, limits, cancel)?;
-    if let Some(own) = own::check(source, limits, &plain)? {
+    if let Some(own) = own::check(source, limits, &plain, &watch)? {
         rewrite(toc, &own.toc_json).map_err(ConvertError::Output)?;
         return Ok(Converted::OwnTwin(own.twin));
     }
-    let (mut members, plan, store) = assembler.finish()?;
-    let (toc_digest, toc_size) = write_toc(toc, &plan, store, limits)?;
+    let (mut members, plan, store) = assembler.finish(&watch)?;
+    let (toc_digest, toc_size) = write_toc(toc, &plan, store, limits, &watch)?;
     let toc_offset = append_toc(&mut members, toc, toc_size)?;
     let finished = members.finish(&footer::write(toc_offset))?;
-    if start.elapsed().saturating_sub(meter.waited()) > limits.wall_clock {
-        return Err(ConvertError::limit(format!("took longer than {} s", limits.wall_clock.as_secs())));
-    }
+    watch.check()?;
     Ok(Converted::Twin(Twin {
         digest: finished.digest,
         size: finished.size,
@@ -136,14 +135,24 @@ fn walk_error(error: WalkError<ConvertError>) -> ConvertError {
     }
 }
 
-fn write_toc(toc: &mut File, plan: &Plan, store: Store, limits: &Limits) -> Result<(Digest, u64), ConvertError> {
+fn write_toc(
+    toc: &mut File,
+    plan: &Plan,
+    store: Store,
+    limits: &Limits,
+    watch: &Watch<'_>,
+) -> Result<(Digest, u64), ConvertError> {
     let store = std::cell::RefCell::new(store);
     let mut writer = TocWriter::new(BufWriter::with_capacity(256 << 10, toc));
     listing::list(
         plan,
-        |number| store.borrow_mut().entry(number),
+        |number| {
+            watch.check()?;
+            store.borrow_mut().entry(number)
+        },
         |_, entry| {
             store.borrow_mut().with_chunks(entry, |entry| {
+                watch.check()?;
                 if writer.size() > limits.toc_bytes {
                     return Err(ConvertError::limit(format!("TOC has more than {} bytes", limits.toc_bytes)));
                 }

@@ -2,14 +2,14 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
 use estargz::members::Members;
 use sha2::{Digest as _, Sha256};
 
 use crate::source::{Meter, Source, SourceReader};
-use crate::{Cancel, ConvertError, Limits};
+use crate::watch::Watch;
+use crate::{ConvertError, Limits};
 
 /// The size of the buffers that go from thread to thread.
 pub(crate) const BUFFER: usize = 512 << 10;
@@ -27,7 +27,7 @@ pub(crate) struct PlainTar {
 pub(crate) struct Inflate<'a> {
     pub(crate) source: &'a dyn Source,
     pub(crate) limits: &'a Limits,
-    pub(crate) cancel: &'a Cancel,
+    pub(crate) watch: &'a Watch<'a>,
     pub(crate) meter: &'a Meter,
 }
 
@@ -89,7 +89,7 @@ impl Inflate<'_> {
         plain: &Sender<Vec<u8>>,
         used: &Receiver<Vec<u8>>,
     ) -> Result<PlainTar, ConvertError> {
-        let (start, mut hash, mut size) = (Instant::now(), Sha256::new(), 0u64);
+        let (mut hash, mut size) = (Sha256::new(), 0u64);
         loop {
             let mut buffer = used.try_recv().unwrap_or_default();
             buffer.resize(BUFFER, 0);
@@ -103,7 +103,7 @@ impl Inflate<'_> {
             buffer.truncate(n);
             hash.update(&buffer);
             size += n as u64;
-            self.check(size, start)?;
+            self.check(size)?;
             if plain.send(buffer).is_err() {
                 // The walker gave up and says why.
                 return Err(ConvertError::Cancelled);
@@ -111,19 +111,14 @@ impl Inflate<'_> {
         }
     }
 
-    fn check(&self, size: u64, start: Instant) -> Result<(), ConvertError> {
-        if self.cancel.is_cancelled() {
-            return Err(ConvertError::Cancelled);
-        }
+    fn check(&self, size: u64) -> Result<(), ConvertError> {
+        self.watch.check()?;
         let (limits, read) = (self.limits, self.meter.bytes.load(Ordering::Relaxed));
         if size > limits.plain_bytes {
             return Err(ConvertError::limit(format!("more than {} plain bytes", limits.plain_bytes)));
         }
         if size > limits.ratio_from && size > limits.ratio.saturating_mul(read) {
             return Err(ConvertError::limit(format!("{size} plain bytes from {read}, more than {}:1", limits.ratio)));
-        }
-        if start.elapsed().saturating_sub(self.meter.waited()) > limits.wall_clock {
-            return Err(ConvertError::limit(format!("took longer than {} s", limits.wall_clock.as_secs())));
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ mod profile;
 mod source;
 mod spill;
 mod store;
+mod watch;
 
 pub use cancel::Cancel;
 pub use convert::{Converted, Outputs, convert};

@@ -17,7 +17,7 @@ use crate::store::chunk_record;
 use crate::{Cancel, ConvertError, Pool};
 
 /// The level of a member that is compressed as a stream: its text is all alike, and more would only take longer.
-const STREAM_LEVEL: u32 = 4;
+pub(crate) const STREAM_LEVEL: u32 = 4;
 const STREAM_BUFFER: usize = 256 << 10;
 
 /// The members of a twin on their way to the file.
@@ -29,6 +29,7 @@ pub(crate) struct Members<'a> {
     /// The records of chunks; none any more once the source's tar has ended.
     chunks: Option<Spill>,
     pub(crate) size: u64,
+    max_size: u64,
     plain_size: u64,
     hash: Sha256,
     plain_hash: Sha256,
@@ -40,6 +41,7 @@ impl<'a> Members<'a> {
     pub(crate) fn new(
         twin: &'a mut File,
         chunks: Spill,
+        max_size: u64,
         level: u8,
         pool: &'a Pool,
         cancel: &'a Cancel,
@@ -52,6 +54,7 @@ impl<'a> Members<'a> {
             waiting: VecDeque::new(),
             chunks: Some(chunks),
             size: 0,
+            max_size,
             plain_size: 0,
             hash: Sha256::new(),
             plain_hash: Sha256::new(),
@@ -135,7 +138,11 @@ impl<'a> Members<'a> {
         self.write(bytes)
     }
 
+    /// Writes bytes that `size` counts already.
     fn write(&mut self, bytes: &[u8]) -> Result<(), ConvertError> {
+        if self.size > self.max_size {
+            return Err(ConvertError::limit(format!("twin has more than {} bytes", self.max_size)));
+        }
         self.hash.update(bytes);
         self.twin.write_all(bytes).map_err(ConvertError::Output)
     }

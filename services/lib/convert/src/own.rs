@@ -4,11 +4,12 @@ use std::io::{BufReader, Read};
 
 use api::{Algorithm, Digest, Hasher, TarTail, Twin};
 use estargz::read_at::Section;
-use estargz::verify::{VerifyError, verify};
+use estargz::verify::{VerifyError, verify_foreign};
 use estargz::{Blob, OpenError};
 
 use crate::inflate::PlainTar;
 use crate::source::{At, Source};
+use crate::watch::Watch;
 use crate::{ConvertError, Limits};
 
 /// The longest TOC that is taken as it is: the check holds it in memory. A layer with a longer one is converted.
@@ -21,15 +22,21 @@ pub(crate) struct Own {
 }
 
 /// Checks a source that has arrived whole and was unpacked to `plain`. Returns `None` if it is no eStargz, or if its
-/// TOC tells another story than its tar.
-pub(crate) fn check(source: &dyn Source, limits: &Limits, plain: &PlainTar) -> Result<Option<Own>, ConvertError> {
+/// TOC tells another story than its tar, or may tell one to some reader.
+pub(crate) fn check(
+    source: &dyn Source,
+    limits: &Limits,
+    plain: &PlainTar,
+    watch: &Watch<'_>,
+) -> Result<Option<Own>, ConvertError> {
     let blob = match Blob::open(At(source), source.size(), MAX_TOC.min(limits.toc_bytes)) {
         Ok(blob) => blob,
         Err(OpenError::Io(e)) => return Err(ConvertError::Source(e)),
         Err(_) => return Ok(None),
     };
-    let verified = match verify(&blob, None, &limits.tar()) {
+    let verified = match verify_foreign(&blob, &limits.tar(), &|| watch.check().is_err()) {
         Ok(verified) => verified,
+        Err(VerifyError::Stopped) => return watch.check().map(|()| None),
         Err(VerifyError::Open(OpenError::Io(e))) => return Err(ConvertError::Source(e)),
         Err(_) => return Ok(None),
     };
@@ -38,7 +45,7 @@ pub(crate) fn check(source: &dyn Source, limits: &Limits, plain: &PlainTar) -> R
         return Ok(None);
     }
     let twin = Twin {
-        digest: digest(source)?,
+        digest: digest(source, watch)?,
         size: source.size(),
         diff_id: diff_id.clone(),
         plain_size: plain.size,
@@ -52,10 +59,11 @@ pub(crate) fn check(source: &dyn Source, limits: &Limits, plain: &PlainTar) -> R
     Ok(Some(Own { twin, toc_json: blob.toc_json().to_vec() }))
 }
 
-fn digest(source: &dyn Source) -> Result<Digest, ConvertError> {
+fn digest(source: &dyn Source, watch: &Watch<'_>) -> Result<Digest, ConvertError> {
     let mut reader = BufReader::new(Section::new(At(source), 0, source.size()));
     let (mut hash, mut buffer) = (Hasher::new(Algorithm::Sha256), vec![0; 256 << 10]);
     loop {
+        watch.check()?;
         match reader.read(&mut buffer).map_err(ConvertError::Source)? {
             0 => return Ok(hash.finish()),
             n => hash.update(&buffer[..n]),

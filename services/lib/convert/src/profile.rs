@@ -2,13 +2,17 @@
 
 use serde::Serialize;
 
+use crate::members::STREAM_LEVEL;
+
 /// Raised with every change that gives any layer another twin.
 const CONVERTER_VERSION: u32 = 1;
 const COMPRESSOR: &str = "libdeflate";
 /// The version that libdeflate-sys builds; its output may change with it.
 const COMPRESSOR_VERSION: &str = "1.26";
-/// Compresses TOCs that are too long for one call of the compressor.
-const STREAM_COMPRESSOR: &str = "zlib-rs 0.6";
+/// Compresses TOCs that are too long for one call of the compressor, at [`STREAM_LEVEL`].
+const STREAM_COMPRESSOR: &str = "zlib-rs";
+/// The version that the lock file names; its output may change with it.
+const STREAM_COMPRESSOR_VERSION: &str = "0.6.8";
 
 /// All that decides a twin's bytes, given the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,8 +38,12 @@ pub struct Description {
     pub compressor: &'static str,
     /// The compressor's version.
     pub compressor_version: &'static str,
-    /// The compressor of long TOCs, with its version.
+    /// The compressor of long TOCs.
     pub stream_compressor: &'static str,
+    /// Its version.
+    pub stream_compressor_version: &'static str,
+    /// The level of long TOCs.
+    pub stream_level: u32,
     /// The compression level.
     pub level: u8,
     /// The most bytes of a file in one chunk.
@@ -45,7 +53,8 @@ pub struct Description {
 impl Profile {
     /// Returns a short text that is equal for equal profiles only.
     pub fn id(&self) -> String {
-        format!("v{CONVERTER_VERSION}-{COMPRESSOR}{COMPRESSOR_VERSION}-l{}-c{}", self.level, self.chunk_size)
+        let stream = format!("{STREAM_COMPRESSOR}{STREAM_COMPRESSOR_VERSION}-l{STREAM_LEVEL}");
+        format!("v{CONVERTER_VERSION}-{COMPRESSOR}{COMPRESSOR_VERSION}-l{}-c{}-{stream}", self.level, self.chunk_size)
     }
 
     /// Returns the profile with all its constants.
@@ -55,6 +64,8 @@ impl Profile {
             compressor: COMPRESSOR,
             compressor_version: COMPRESSOR_VERSION,
             stream_compressor: STREAM_COMPRESSOR,
+            stream_compressor_version: STREAM_COMPRESSOR_VERSION,
+            stream_level: STREAM_LEVEL,
             level: self.level,
             chunk_size: self.chunk_size,
         }

@@ -13,6 +13,8 @@ pub struct Members<R> {
     stop: Option<u64>,
     plain: u64,
     starts: Option<Vec<(u64, u64)>>,
+    /// The sorted offsets of the members to remember; `None` for all.
+    only: Option<Vec<u64>>,
 }
 
 #[derive(Debug)]
@@ -29,7 +31,7 @@ impl<R: BufRead> Members<R> {
     /// Reads the members of `inner`.
     pub fn new(inner: R) -> Self {
         let inner = Counted { inner, consumed: 0 };
-        Self { state: State::Between(inner), stop: None, plain: 0, starts: None }
+        Self { state: State::Between(inner), stop: None, plain: 0, starts: None, only: None }
     }
 
     /// Makes the reader remember where each member begins.
@@ -37,6 +39,13 @@ impl<R: BufRead> Members<R> {
     pub fn recording(mut self) -> Self {
         self.starts = Some(Vec::new());
         self
+    }
+
+    /// Makes the reader remember where those members begin whose compressed offsets are in `offsets`, which is sorted.
+    #[must_use]
+    pub fn recording_at(mut self, offsets: Vec<u64>) -> Self {
+        self.only = Some(offsets);
+        self.recording()
     }
 
     /// Makes the reader end in front of the member that begins at `offset`; `None` makes it go on.
@@ -69,7 +78,8 @@ impl<R: BufRead> Members<R> {
             }
             Some(_) => {}
         }
-        if let Some(starts) = &mut self.starts {
+        let wanted = self.only.as_ref().is_none_or(|only| only.binary_search(&at).is_ok());
+        if let Some(starts) = self.starts.as_mut().filter(|_| wanted) {
             starts.push((at, self.plain));
         }
         self.state = State::Inside(Box::new(GzDecoder::new(inner)));

@@ -137,6 +137,11 @@ impl<R: ReadAt> Blob<R> {
         self.offsets.get(next).copied().unwrap_or(self.toc_offset)
     }
 
+    /// Returns where members with payload begin, sorted, and at the end the TOC's.
+    pub(crate) fn offsets(&self) -> &[u64] {
+        &self.offsets
+    }
+
     /// Reads a chunk and checks its digest.
     ///
     /// # Errors

@@ -23,11 +23,13 @@ pub struct Limits {
     pub path_len: usize,
     /// Bytes of the names and values of one entry's extended attributes.
     pub xattr_bytes: usize,
+    /// Bytes of the names and values of all entries' extended attributes.
+    pub all_xattr_bytes: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { entries: 4_000_000, path_len: 4096, xattr_bytes: 512 << 10 }
+        Self { entries: 4_000_000, path_len: 4096, xattr_bytes: 512 << 10, all_xattr_bytes: 256 << 20 }
     }
 }
 

@@ -8,6 +8,8 @@ use serde::Deserialize;
 
 use crate::entry::{EntryType, TocEntry};
 
+mod keys;
+
 /// A parsed TOC.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Toc {
@@ -70,6 +72,13 @@ impl Toc {
             return Err(TocError::Version(toc.version));
         }
         Ok(toc)
+    }
+
+    /// Tells whether every key in the JSON of a TOC is known, spelt exactly so and there once. Readers written in Go
+    /// match keys whatever their case and take the last of several: any other TOC may tell them another story than
+    /// [`Toc::parse`] tells.
+    pub fn is_unambiguous(json: &[u8]) -> bool {
+        serde_json::from_slice::<keys::Keys>(json).is_ok()
     }
 
     /// Returns the index of each entry that is no chunk, with the chunks of that entry.

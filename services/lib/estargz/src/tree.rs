@@ -26,6 +26,8 @@ const ROOT: u32 = 0;
 const WHITEOUT: &str = ".wh.";
 /// The most symlinks followed on the way to a hard link's target; containerd's number.
 const MAX_HOPS: u32 = 255;
+/// Path components, for each entry of the limit, that are looked at on the way to all hard links' targets.
+const STEPS: u64 = 64;
 
 /// The entries of a tar, replayed.
 #[derive(Debug)]
@@ -36,6 +38,8 @@ pub struct Tree {
     /// Entries that are hard links to something later.
     pending: Vec<u32>,
     max_nodes: usize,
+    /// Path components that may still be looked at on the way to hard links' targets.
+    steps: u64,
 }
 
 /// One name. A name that is given again after a replacement is a new node, so nodes below the old one are lost with it.
@@ -72,13 +76,14 @@ impl Tree {
             entries: Vec::new(),
             pending: Vec::new(),
             max_nodes: entries as usize * 2,
+            steps: u64::from(entries) * STEPS,
         }
     }
 
     /// Applies the tar's next entry and returns its number.
     ///
     /// # Errors
-    /// Entries below a non-directory, hard links to themselves or to a directory, and trees beyond the limits.
+    /// Entries below a non-directory, hard links to themselves or to a directory, trees and ways beyond the limits.
     pub fn add(&mut self, name: &str, kind: EntryType, link_name: &str) -> Result<u32, TarError> {
         let number = self.entries.len() as u32;
         self.entries.push(Placed { node: NONE, previous: NONE, last: number, kind });
@@ -143,7 +148,7 @@ impl Tree {
             let detail = format!("{name:?} is a hard link to itself");
             return Err(TarError::new(UnconvertibleReason::HardlinkCycle, detail));
         }
-        let node = self.lookup(&target).map(|node| &self.nodes[node as usize]);
+        let node = self.lookup(&target)?.map(|node| &self.nodes[node as usize]);
         match node {
             Some(node) if node.is_dir => Err(link_to_dir(name, link)),
             Some(node) if node.file != PENDING => {
@@ -162,10 +167,12 @@ impl Tree {
     }
 
     /// Returns the node at `path`, following symlinks of the layer on the way but not at its end, as link(2) does.
-    fn lookup(&self, path: &[&str]) -> Option<u32> {
+    fn lookup(&mut self, path: &[&str]) -> Result<Option<u32>, TarError> {
+        let Self { names, steps, .. } = self;
         let mut left: Vec<&str> = path.iter().rev().copied().collect();
         let mut trail = vec![ROOT];
         let mut hops = 0;
+        spend(steps, left.len())?;
         while let Some(component) = left.pop() {
             match component {
                 "" | "." => continue,
@@ -175,22 +182,25 @@ impl Tree {
                 }
                 _ => {}
             }
-            let node = self.names.find(trail.last().copied()?, component)?;
-            match self.names.target(node).filter(|_| !left.is_empty()) {
+            let parent = trail.last().copied().unwrap_or(ROOT);
+            let Some(node) = names.find(parent, component) else { return Ok(None) };
+            match names.target(node).filter(|_| !left.is_empty()) {
                 None => trail.push(node),
                 Some(target) => {
                     hops += 1;
                     if hops > MAX_HOPS {
-                        return None;
+                        return Ok(None);
                     }
                     if target.starts_with('/') {
                         trail.truncate(1);
                     }
+                    let before = left.len();
                     left.extend(target.split('/').rev());
+                    spend(steps, left.len() - before)?;
                 }
             }
         }
-        trail.last().copied()
+        Ok(trail.last().copied())
     }
 
     fn insert(&mut self, parent: u32, name: &str, entry: u32, is_dir: bool) -> Result<u32, TarError> {
@@ -230,7 +240,7 @@ impl Tree {
                 continue;
             }
             let link = link_name(number)?;
-            let target = self.lookup(&clean(&link)).ok_or_else(|| {
+            let target = self.lookup(&clean(&link))?.ok_or_else(|| {
                 let detail = format!("a hard link to {link:?}, which is not in the layer");
                 TarError::new(UnconvertibleReason::HardlinkMissing, detail)
             })?;
@@ -259,6 +269,14 @@ impl Tree {
         }
         Ok(())
     }
+}
+
+/// Takes `count` path components from what may still be looked at.
+fn spend(steps: &mut u64, count: usize) -> Result<(), TarError> {
+    *steps = steps.checked_sub(count as u64).ok_or_else(|| {
+        TarError::new(UnconvertibleReason::Limit, "the ways to the targets of all hard links together are too long")
+    })?;
+    Ok(())
 }
 
 fn too_long() -> TarError {

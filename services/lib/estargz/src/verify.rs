@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{self, BufReader, Read};
 
-use api::{Algorithm, Digest, Hasher};
+use api::{Algorithm, Digest, Hasher, UnconvertibleReason};
 
 use crate::entry::{EntryType, TocEntry};
 use crate::listing;
@@ -12,8 +12,15 @@ use crate::read_at::{ReadAt, Section};
 use crate::reader::{Blob, OpenError};
 use crate::tar::{Limits, Meta, Sink, TarError, WalkError, walk};
 use crate::time;
-use crate::toc::Chunk;
+use crate::toc::{Chunk, Toc};
 use crate::tree::{Plan, Tree, clean_path};
+
+/// Entries of a foreign tar that its TOC may leave out: replaced ones, directories given twice.
+const UNLISTED: u32 = 64;
+/// Bytes of names and attributes of a foreign tar beyond twice the TOC's size.
+const UNLISTED_TEXT: u64 = 1 << 20;
+/// The most hard links in a row.
+const MAX_LINKS: usize = 255;
 
 /// A blob that passed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +55,9 @@ pub enum VerifyError {
     /// The gzip members are broken, or the blob cannot be read.
     #[error("error unpacking the blob")]
     Unpack(#[source] io::Error),
+    /// The caller asked to stop.
+    #[error("check stopped")]
+    Stopped,
     /// TOC and tar tell different stories.
     #[error("TOC and tar differ in {name:?}: {what}")]
     Mismatch {
@@ -68,13 +78,47 @@ pub fn verify<R: ReadAt>(blob: &Blob<R>, expected: Option<&Digest>, limits: &Lim
     if let Some(expected) = expected.filter(|expected| **expected != toc_digest) {
         return Err(VerifyError::TocDigest { expected: expected.clone(), found: toc_digest });
     }
-    let unpacked = Unpacked::read(blob, limits)?;
-    let story = Story::new(blob)?;
-    story.check(&unpacked)?;
+    check(blob, limits, u64::MAX, &|| false)
+}
+
+/// Checks as [`verify`] does a blob that someone else made: besides, its TOC must tell all readers the same
+/// ([`Toc::is_unambiguous`]), each chunk must begin its member, and the tar must not hold much that the TOC leaves out,
+/// so that work and memory are bounded by the sizes of blob and TOC. `stop` is asked at least once for each chunk and
+/// each 256 KiB; once it is true it must stay so.
+///
+/// # Errors
+/// See [`VerifyError`]; whatever else was found, it is [`VerifyError::Stopped`] if `stop` is true.
+pub fn verify_foreign<R: ReadAt>(
+    blob: &Blob<R>,
+    limits: &Limits,
+    stop: &dyn Fn() -> bool,
+) -> Result<Verified, VerifyError> {
+    if !Toc::is_unambiguous(blob.toc_json()) {
+        return Err(mismatch(crate::TOC_NAME, "what readers make of its keys"));
+    }
+    let entries = &blob.toc().entries;
+    if let Some(entry) = entries.iter().find(|entry| entry.inner_offset > 0) {
+        return Err(mismatch(&entry.name, "a chunk that begins inside a member"));
+    }
+    let listed = entries.iter().filter(|entry| entry.kind != EntryType::Chunk).count();
+    let listed = u32::try_from(listed).unwrap_or(u32::MAX);
+    let limits = Limits { entries: limits.entries.min(listed.saturating_add(UNLISTED)), ..limits.clone() };
+    let text = (blob.toc_json().len() as u64).saturating_mul(2).saturating_add(UNLISTED_TEXT);
+    check(blob, &limits, text, stop).map_err(|error| if stop() { VerifyError::Stopped } else { error })
+}
+
+fn check<R: ReadAt>(
+    blob: &Blob<R>,
+    limits: &Limits,
+    text: u64,
+    stop: &dyn Fn() -> bool,
+) -> Result<Verified, VerifyError> {
+    let unpacked = Unpacked::read(blob, limits, text, stop)?;
+    Story::new(blob, stop)?.check(&unpacked)?;
     Ok(Verified {
         diff_id: unpacked.diff_id,
         plain_size: unpacked.plain_size,
-        toc_digest,
+        toc_digest: blob.toc_digest(),
         implied_dirs: unpacked.plan.implied_dirs().to_vec(),
     })
 }
@@ -97,15 +141,22 @@ struct Entry {
 }
 
 impl Unpacked {
-    fn read<R: ReadAt>(blob: &Blob<R>, limits: &Limits) -> Result<Self, VerifyError> {
+    /// Holds at most `text` bytes of names and attributes.
+    fn read<R: ReadAt>(
+        blob: &Blob<R>,
+        limits: &Limits,
+        text: u64,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Self, VerifyError> {
         let section = Section::new(blob.inner(), 0, blob.size());
-        let mut members = Members::new(BufReader::with_capacity(256 << 10, section)).recording();
+        let members = Members::new(BufReader::with_capacity(256 << 10, section));
+        let mut members = members.recording_at(blob.offsets().to_vec());
         members.stop_at(Some(blob.toc_offset()));
         let mut plain = BufReader::with_capacity(
             256 << 10,
-            Hashing { inner: members, hash: Hasher::new(Algorithm::Sha256), size: 0 },
+            Hashing { inner: members, hash: Hasher::new(Algorithm::Sha256), size: 0, stop },
         );
-        let mut recorder = Recorder { tree: Tree::new(limits.entries), entries: Vec::new(), at: 0 };
+        let mut recorder = Recorder { tree: Tree::new(limits.entries), entries: Vec::new(), at: 0, text };
         match walk(&mut plain, &mut recorder, limits) {
             Ok(_) => {}
             Err(WalkError::Tar(e) | WalkError::Sink(e)) => return Err(e.into()),
@@ -129,10 +180,11 @@ struct Story<'a, R> {
     blob: &'a Blob<R>,
     /// Entry and chunks by cleaned path.
     paths: HashMap<String, (&'a TocEntry, Vec<Chunk<'a>>)>,
+    stop: &'a dyn Fn() -> bool,
 }
 
 impl<'a, R: ReadAt> Story<'a, R> {
-    fn new(blob: &'a Blob<R>) -> Result<Self, VerifyError> {
+    fn new(blob: &'a Blob<R>, stop: &'a dyn Fn() -> bool) -> Result<Self, VerifyError> {
         let mut paths = HashMap::new();
         for (number, chunks) in blob.toc().files().map_err(OpenError::from)? {
             let entry = &blob.toc().entries[number];
@@ -140,14 +192,17 @@ impl<'a, R: ReadAt> Story<'a, R> {
                 return Err(mismatch(&entry.name, "it is listed twice"));
             }
         }
-        Ok(Self { blob, paths })
+        Ok(Self { blob, paths, stop })
     }
 
     fn check(&self, unpacked: &Unpacked) -> Result<(), VerifyError> {
         let mut expected: Vec<(u32, TocEntry)> = Vec::new();
         listing::list(
             &unpacked.plan,
-            |number| Ok::<_, VerifyError>(unpacked.entries[number as usize].toc.clone()),
+            |number| {
+                self.go_on()?;
+                Ok::<_, VerifyError>(unpacked.entries[number as usize].toc.clone())
+            },
             |number, entry| {
                 expected.push((number, entry));
                 Ok(())
@@ -175,17 +230,22 @@ impl<'a, R: ReadAt> Story<'a, R> {
         Ok(())
     }
 
-    /// Follows hard links, at most as many as there are entries.
+    fn go_on(&self) -> Result<(), VerifyError> {
+        if (self.stop)() { Err(VerifyError::Stopped) } else { Ok(()) }
+    }
+
+    /// Follows hard links, at most [`MAX_LINKS`] of them.
     fn resolve(&self, name: &str) -> Result<(&'a TocEntry, &[Chunk<'a>]), VerifyError> {
         let mut path = clean_path(name);
-        for _ in 0..=self.paths.len() {
+        self.go_on()?;
+        for _ in 0..=MAX_LINKS {
             let (entry, chunks) = self.paths.get(&path).ok_or_else(|| mismatch(name, "it is not listed"))?;
             if entry.kind != EntryType::Hardlink {
                 return Ok((entry, chunks));
             }
             path = clean_path(&entry.link_name);
         }
-        Err(mismatch(name, "hard links form a cycle"))
+        Err(mismatch(name, "hard links that form a cycle or too long a row"))
     }
 
     fn check_payload(
@@ -200,6 +260,7 @@ impl<'a, R: ReadAt> Story<'a, R> {
         }
         let mut hash = Hasher::new(Algorithm::Sha256);
         for chunk in chunks {
+            self.go_on()?;
             let start = starts.get(&chunk.offset).ok_or_else(|| mismatch(&listed.name, "a chunk begins no member"))?;
             if start.checked_add(chunk.inner_offset) != Some(source.payload + chunk.chunk_offset) {
                 return Err(mismatch(&listed.name, "where its bytes are"));
@@ -261,6 +322,8 @@ struct Recorder {
     tree: Tree,
     entries: Vec<Entry>,
     at: u64,
+    /// Bytes of names and attributes that may still be kept.
+    text: u64,
 }
 
 impl Sink for Recorder {
@@ -274,7 +337,14 @@ impl Sink for Recorder {
     fn begin(&mut self, meta: Meta) -> Result<(), TarError> {
         self.tree.add(&meta.name, meta.kind, &meta.link_name)?;
         let time = (meta.seconds, meta.nanos);
-        self.entries.push(Entry { toc: listing::entry(meta), time, payload: self.at });
+        // Nobody compares the names of owners.
+        let toc = TocEntry { user_name: String::new(), group_name: String::new(), ..listing::entry(meta) };
+        let xattrs: usize = toc.xattrs.0.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let text = (toc.name.len() + toc.link_name.len() + xattrs) as u64;
+        self.text = self.text.checked_sub(text).ok_or_else(|| {
+            TarError::new(UnconvertibleReason::Limit, format!("{:?} is more than its TOC can list", toc.name))
+        })?;
+        self.entries.push(Entry { toc, time, payload: self.at });
         Ok(())
     }
 
@@ -288,15 +358,19 @@ impl Sink for Recorder {
     }
 }
 
-/// Hashes what is read.
-struct Hashing<R> {
+/// Hashes what is read, until told to stop.
+struct Hashing<'a, R> {
     inner: R,
     hash: Hasher,
     size: u64,
+    stop: &'a dyn Fn() -> bool,
 }
 
-impl<R: Read> Read for Hashing<R> {
+impl<R: Read> Read for Hashing<'_, R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if (self.stop)() {
+            return Err(io::Error::other("stopped"));
+        }
         let n = self.inner.read(buf)?;
         self.hash.update(&buf[..n]);
         self.size += n as u64;

@@ -6,7 +6,7 @@ use super::builder::Tar;
 use super::*;
 
 fn sample() -> Vec<u8> {
-    let mut tar = Tar::default().dir("./");
+    let mut tar = Tar::default().pax(b'x', &[("SCHILY.xattr.user.a", b"XX")]).dir("./");
     let mut state = 1u32;
     for i in 0..200 {
         let noise = |_| {
@@ -94,6 +94,13 @@ fn a_twin_is_its_own_twin() {
     assert_eq!(Digest::of(&rebuilt), own.source_diff_id);
 }
 
+/// Returns the blob of `members` and a TOC.
+fn with_toc(members: &[u8], json: &[u8]) -> Vec<u8> {
+    let size = json.len() as u64;
+    let entry = [&estargz::writer::toc_header(size)[..], json, &estargz::writer::toc_end(size)].concat();
+    [members, &gzip(&entry), &estargz::footer::write(members.len() as u64)].concat()
+}
+
 #[test]
 fn a_toc_with_another_story_is_not_believed() {
     let plain = Tar::default().file("a", b"AAAA").file("b", b"BBBB").hardlink("c", "a").end();
@@ -102,6 +109,10 @@ fn a_toc_with_another_story_is_not_believed() {
     let json = String::from_utf8(json).unwrap();
     let toc_offset = estargz::reader::toc_offset(&bytes, twin.size).unwrap();
     for (from, to) in [
+        // For readers that match keys whatever their case.
+        ("\"size\":4", "\"size\":4,\"Offset\":1"),
+        ("\"entries\":[", "\"Entries\":[],\"entries\":["),
+        ("\"uid\":1000", "\"uid\":1000,\"comment\":0"),
         ("\"name\":\"b\"", "\"name\":\"z\""),
         ("\"mode\":420", "\"mode\":511"),
         ("\"size\":4", "\"size\":3"),
@@ -114,11 +125,7 @@ fn a_toc_with_another_story_is_not_believed() {
     ] {
         let told = json.replacen(from, to, 1);
         assert_ne!(told, json, "{from}");
-        let size = told.len() as u64;
-        let entry = [&estargz::writer::toc_header(size)[..], told.as_bytes(), &estargz::writer::toc_end(size)].concat();
-        let footer = estargz::footer::write(toc_offset);
-        let blob = [&bytes[..toc_offset as usize], &gzip(&entry), &footer].concat();
-        let made = try_convert(&blob).unwrap();
+        let made = try_convert(&with_toc(&bytes[..toc_offset as usize], told.as_bytes())).unwrap();
         assert!(matches!(made.converted, Converted::Twin(_)), "{to} was believed");
     }
 }
@@ -134,6 +141,9 @@ fn limits_hold() {
         ("ratio", Limits { ratio: 1, ratio_from: 1000, ..defaults.clone() }),
         ("path", Limits { path_len: 5, ..defaults.clone() }),
         ("toc", Limits { toc_bytes: 1000, ..defaults.clone() }),
+        ("attributes", Limits { all_xattr_bytes: 7, ..defaults.clone() }),
+        ("spill", Limits { spill_bytes: 10_000, ..defaults.clone() }),
+        ("twin", Limits { twin_bytes: 1000, twin_ratio: 0, ..defaults.clone() }),
         ("wall clock", Limits { wall_clock: Duration::ZERO, ..defaults.clone() }),
     ] {
         match make(&source, &PROFILE, &limits, &POOL) {
@@ -141,7 +151,16 @@ fn limits_hold() {
             other => panic!("{what}: {:?}", other.map(|made| made.converted)),
         }
     }
-    let exact = Limits { entries: 201, plain_bytes: plain.len() as u64, ..defaults };
+    let size = source.len() as u64;
+    // The twin's bound is the larger one of the two.
+    let exact = Limits {
+        entries: 201,
+        plain_bytes: plain.len() as u64,
+        all_xattr_bytes: 8,
+        twin_bytes: size,
+        twin_ratio: 4,
+        ..defaults
+    };
     assert!(make(&source, &PROFILE, &exact, &POOL).is_ok());
 }
 
@@ -186,5 +205,71 @@ fn cancelled_is_cancelled() {
     cancel.cancel();
     let out = Outputs { twin: &mut twin, toc: &mut toc, scratch: scratch.path() };
     let result = convert(&gzip(&sample()), out, &PROFILE, &Limits::default(), &POOL, &cancel, &|_| {});
+    assert!(matches!(result, Err(ConvertError::Cancelled)));
+}
+
+#[test]
+fn a_chunk_inside_a_member_is_converted() {
+    // Both files in one member, as a writer with a minimal chunk size makes it.
+    let plain = Tar::default().file("a", b"AAAA").file("b", b"BBBB");
+    let offset = |name: &str, at: u64, contents: &[u8]| {
+        let mut entry = TocEntry::new(name, EntryType::Reg);
+        (entry.size, entry.mode, entry.uid, entry.gid) = (4, 0o644, 1000, 100);
+        entry.modtime = "2023-11-14T22:13:20Z".to_owned();
+        (entry.offset, entry.inner_offset) = (0, at);
+        entry.digest = Some(Digest::of(contents));
+        entry.chunk_digest.clone_from(&entry.digest);
+        entry
+    };
+    let mut json = Vec::new();
+    let mut toc = estargz::TocWriter::new(&mut json);
+    toc.push(&mut offset("a", 512, b"AAAA")).unwrap();
+    toc.push(&mut offset("b", 1536, b"BBBB")).unwrap();
+    toc.finish().unwrap();
+    let blob = with_toc(&gzip(&plain.0), &json);
+    let opened = Blob::open(blob.as_slice(), blob.len() as u64, 1 << 20).unwrap();
+    verify(&opened, None, &Limits::default().tar()).unwrap();
+    assert!(matches!(try_convert(&blob).unwrap().converted, Converted::Twin(_)));
+}
+
+#[test]
+fn a_tar_with_more_than_its_toc_is_converted() {
+    let mut tar = Tar::default();
+    for _ in 0..70 {
+        tar = tar.dir("d");
+    }
+    let plain = tar.end();
+    let (_, bytes, entries) = twin_of(&plain, &plain);
+    assert_eq!(entries.len(), 2);
+    assert!(matches!(try_convert(&bytes).unwrap().converted, Converted::Twin(_)));
+}
+
+/// Asks its conversion to stop once the source is read a second time.
+struct Rereading {
+    bytes: Vec<u8>,
+    cancel: Cancel,
+}
+
+impl Source for Rereading {
+    fn size(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        if buf.len() == estargz::footer::FOOTER_SIZE {
+            self.cancel.cancel();
+        }
+        self.bytes.read_at(buf, offset)
+    }
+}
+
+#[test]
+fn the_check_of_an_own_twin_can_be_cancelled() {
+    let plain = sample();
+    let source = Rereading { bytes: twin_of(&plain, &plain).1, cancel: Cancel::default() };
+    let (mut twin, mut toc) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+    let scratch = tempfile::tempdir().unwrap();
+    let out = Outputs { twin: &mut twin, toc: &mut toc, scratch: scratch.path() };
+    let result = convert(&source, out, &PROFILE, &Limits::default(), &POOL, &source.cancel, &|_| {});
     assert!(matches!(result, Err(ConvertError::Cancelled)));
 }

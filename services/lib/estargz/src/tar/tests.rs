@@ -89,3 +89,47 @@ fn cut_tars_are_corrupt() {
         assert_eq!(collect(&tar[..len]).err().unwrap().reason, UnconvertibleReason::Corrupt, "{len}");
     }
 }
+
+/// Returns an entry `name` with a payload that is padded.
+fn entry(flag: u8, name: &str, payload: &[u8]) -> Vec<u8> {
+    let mut block = toc_header(payload.len() as u64);
+    block[..100].fill(0);
+    block[..name.len()].copy_from_slice(name.as_bytes());
+    block[156] = flag;
+    block[148..156].fill(b' ');
+    let sum: u32 = block.iter().map(|&b| u32::from(b)).sum();
+    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    [&block[..], payload, &vec![0; padding(payload.len() as u64)]].concat()
+}
+
+#[test]
+fn empty_long_names_name_nothing() {
+    let pax = entry(b'x', "p", b"10 path=p\n");
+    for (records, name) in [
+        (entry(b'L', "l", b"long\0"), "long"),
+        (entry(b'L', "l", b"\0"), "short"),
+        ([entry(b'L', "l", b"long\0"), entry(b'L', "l", b"")].concat(), "short"),
+        ([pax.clone(), entry(b'L', "l", b"")].concat(), "p"),
+        ([pax, entry(b'L', "l", b"long")].concat(), "long"),
+        (entry(b'K', "l", b""), "short"),
+    ] {
+        let (sink, _) = collect(&[records, entry(b'0', "short", b"")].concat()).unwrap();
+        assert_eq!(sink.names, [(name.to_owned(), 0)]);
+    }
+}
+
+#[test]
+fn attributes_are_bounded_together() {
+    let record = b"29 SCHILY.xattr.user.a=12345\n";
+    let tar: Vec<u8> = (0..3).flat_map(|_| [entry(b'x', "p", record), entry(b'0', "f", b"")].concat()).collect();
+    let walked = |all_xattr_bytes| {
+        let limits = Limits { all_xattr_bytes, ..Limits::default() };
+        walk(Cursor::new(&tar), &mut Collect::default(), &limits).map_err(|e| match e {
+            WalkError::Tar(e) => e.reason,
+            WalkError::Input(e) => panic!("{e}"),
+            WalkError::Sink(e) => match e {},
+        })
+    };
+    assert!(walked(33).is_ok());
+    assert_eq!(walked(32).unwrap_err(), UnconvertibleReason::Limit);
+}

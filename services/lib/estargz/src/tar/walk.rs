@@ -64,7 +64,7 @@ impl<E> From<TarError> for WalkError<E> {
 /// # Errors
 /// See [`WalkError`].
 pub fn walk<R: BufRead, S: Sink>(input: R, sink: &mut S, limits: &Limits) -> Result<TarTail, WalkError<S::Error>> {
-    Walk { input, sink, limits, at: 0, entries: 0, records: Records::default(), buffer: Vec::new() }.run()
+    Walk { input, sink, limits, at: 0, entries: 0, xattrs: 0, records: Records::default(), buffer: Vec::new() }.run()
 }
 
 pub(super) fn is_sparse_key(key: &[u8]) -> bool {
@@ -86,6 +86,8 @@ struct Walk<'a, R, S> {
     /// Offset of the next byte in the plain tar.
     at: u64,
     entries: u32,
+    /// Bytes of all extended attributes so far.
+    xattrs: u64,
     records: Records,
     buffer: Vec<u8>,
 }
@@ -117,11 +119,11 @@ impl<R: BufRead, S: Sink> Walk<'_, R, S> {
             }
             b'L' => {
                 self.records(header, start)?;
-                self.records.long_name = Some(text(&self.buffer).to_vec());
+                self.records.long_name = self.long();
             }
             b'K' => {
                 self.records(header, start)?;
-                self.records.long_link = Some(text(&self.buffer).to_vec());
+                self.records.long_link = self.long();
             }
             // Nothing applies global records; but they end what stood before them.
             b'g' => {
@@ -164,7 +166,12 @@ impl<R: BufRead, S: Sink> Walk<'_, R, S> {
         Ok(())
     }
 
-    fn meta(&self, header: &RawHeader, records: Records, start: u64) -> Result<Meta, TarError> {
+    /// Returns the long name in `buffer`; an empty one names nothing.
+    fn long(&self) -> Option<Vec<u8>> {
+        Some(text(&self.buffer).to_vec()).filter(|name| !name.is_empty())
+    }
+
+    fn meta(&mut self, header: &RawHeader, records: Records, start: u64) -> Result<Meta, TarError> {
         let pax = records.pax.unwrap_or_default();
         let name = records.long_name.or(pax.path).unwrap_or_else(|| header.name.clone());
         let link_name = records.long_link.or(pax.link_path).unwrap_or_else(|| header.link_name.clone());
@@ -229,10 +236,15 @@ impl<R: BufRead, S: Sink> Walk<'_, R, S> {
         })
     }
 
-    fn xattrs(&self, records: Vec<(Vec<u8>, Vec<u8>)>, name: &str) -> Result<Vec<(String, Vec<u8>)>, TarError> {
+    fn xattrs(&mut self, records: Vec<(Vec<u8>, Vec<u8>)>, name: &str) -> Result<Vec<(String, Vec<u8>)>, TarError> {
         let bytes: usize = records.iter().map(|(key, value)| key.len() + value.len()).sum();
         if bytes > self.limits.xattr_bytes {
             let detail = format!("{name:?} has {bytes} bytes of extended attributes");
+            return Err(TarError::new(UnconvertibleReason::Limit, detail));
+        }
+        self.xattrs += bytes as u64;
+        if self.xattrs > self.limits.all_xattr_bytes {
+            let detail = format!("more than {} bytes of extended attributes", self.limits.all_xattr_bytes);
             return Err(TarError::new(UnconvertibleReason::Limit, detail));
         }
         let utf8 = |(key, value): (Vec<u8>, Vec<u8>)| match String::from_utf8(key) {

@@ -6,8 +6,8 @@ use super::{NONE, ROOT, Tree};
 use crate::entry::EntryType;
 use crate::tar::TarError;
 
-/// The most bytes of implied directories' paths.
-const MAX_IMPLIED: usize = 16 << 20;
+/// The most bytes of implied directories' paths: they are kept with the twin, and one long name implies megabytes.
+const MAX_IMPLIED: usize = 1 << 20;
 
 /// A finished [`Tree`].
 #[derive(Debug)]

@@ -118,3 +118,17 @@ fn names_survive_growth_and_removal() {
     assert_eq!(names.find(0, "n7"), Some(1001));
     assert_eq!(names.name(1001), "n7");
 }
+
+#[test]
+fn long_names_and_long_ways_meet_limits() {
+    let deep = format!("r {}", "d/".repeat(2047));
+    assert_eq!(listed(&[&deep]).unwrap_err().reason, UnconvertibleReason::Limit);
+    let target = "./".repeat(2000);
+    let symlink = format!("l s {target}");
+    let way = ["r r", symlink.as_str()];
+    let links: Vec<String> = (0..9).map(|i| format!("h l{i} s/r")).collect();
+    let entries =
+        |count: usize| -> Vec<&str> { way.into_iter().chain(links[..count].iter().map(String::as_str)).collect() };
+    assert!(listed(&entries(3)).is_ok());
+    assert_eq!(listed(&entries(4)).unwrap_err().reason, UnconvertibleReason::Limit);
+}

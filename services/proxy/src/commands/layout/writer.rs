@@ -93,14 +93,16 @@ impl LayoutWriter {
         blob_path(&self.dir, digest)
     }
 
-    /// Takes over `file`, in the folder for unfinished files, as the blob `digest`.
+    /// Takes over `file`, in the folder for unfinished files, as the blob `digest`. Its bytes are on the disk before
+    /// its name is: a name says that they are right.
     pub(in crate::commands) fn put(&self, digest: &Digest, file: &Path) -> Result<(), LayoutError> {
         let path = self.path(digest);
         make_dir(path.parent().unwrap_or(&self.dir))?;
+        sync(file)?;
         fs::rename(file, &path).map_err(LayoutError::io("move a blob to", &path))
     }
 
-    /// Names the image: from now on it is in the layout.
+    /// Names the image: from now on it is in the layout. The names of its blobs are on the disk before.
     pub(in crate::commands) fn finish(
         &self,
         digest: &Digest,
@@ -124,7 +126,20 @@ impl LayoutWriter {
             list.retain(|old| !replaced(old));
             list.push(entry);
         }
+        self.sync_names()?;
         self.replace(INDEX, index.to_string().as_bytes())
+    }
+
+    /// Syncs the folders that blobs are in.
+    fn sync_names(&self) -> Result<(), LayoutError> {
+        let blobs = self.dir.join("blobs");
+        if blobs.is_dir() {
+            for entry in fs::read_dir(&blobs).map_err(LayoutError::io("list", &blobs))? {
+                sync(&entry.map_err(LayoutError::io("list", &blobs))?.path())?;
+            }
+            sync(&blobs)?;
+        }
+        sync(&self.dir)
     }
 
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), LayoutError> {
@@ -134,6 +149,11 @@ impl LayoutWriter {
         file.write_all(bytes).and_then(|()| file.sync_all()).map_err(&failed)?;
         fs::rename(&draft, &path).map_err(&failed)
     }
+}
+
+/// Waits until a file's bytes, or a folder's names, are on the disk.
+fn sync(path: &Path) -> Result<(), LayoutError> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(LayoutError::io("sync", path))
 }
 
 /// Tells whether `dir` has nothing in it but what an interrupted first writer left.
