@@ -74,6 +74,13 @@ pub(crate) fn image(registry: &Registry, repository: &str, tag: &str, layers: Ve
     Image { digest, layers }
 }
 
+/// Pushes a manifest or an index as it is.
+pub(crate) fn document(registry: &Registry, repository: &str, reference: &str, kind: &str, body: &str) {
+    let path = format!("/v2/{repository}/manifests/{reference}");
+    let (status, _) = send(registry, "PUT", &path, kind, Bytes::copy_from_slice(body.as_bytes()));
+    assert_eq!(status, StatusCode::CREATED, "{path}");
+}
+
 /// Pushes a blob.
 pub(crate) fn upload(registry: &Registry, repository: &str, blob: &Blob) {
     let (status, headers) = send(registry, "POST", &format!("/v2/{repository}/blobs/uploads/"), "", Bytes::new());
