@@ -88,6 +88,8 @@ pub(crate) struct Pull {
     fetches: Cache<(Repository, String), Arc<StoredManifest>>,
     checks: Cache<(Repository, String), ResolvedTag>,
     missing: Cache<(Repository, String), UpstreamError>,
+    /// Where HEADs saw tags move to, and when (milliseconds since 1970); the catalog keeps what was pulled.
+    seen: Cache<(Repository, String), (i64, ResolvedTag)>,
 }
 
 impl Pull {
@@ -101,6 +103,7 @@ impl Pull {
             manifests: Cache::builder().max_capacity(CACHED_BYTES).weigher(weigh).build(),
             fetches: Cache::builder().max_capacity(1000).time_to_live(Duration::from_secs(1)).build(),
             checks: Cache::builder().max_capacity(10_000).time_to_live(Duration::from_secs(1)).build(),
+            seen: Cache::new(NEGATIVE_ENTRIES),
             missing: Cache::builder().max_capacity(NEGATIVE_ENTRIES).time_to_live(NEGATIVE_TTL).build(),
         }
     }
@@ -247,6 +250,14 @@ impl Pull {
         if let Some(error) = self.missing.get(&key).await {
             return Err(Arc::new(error.into()));
         }
+        if !with_body
+            && let Some((at, seen)) = self.seen.get(&key).await
+            && now_ms() - at < millis(target.remote.config.tag_ttl)
+        {
+            self.metrics.tag_check(TagCheck::Fresh);
+            let original_answered_at = known.and_then(|row| row.original_answered_at);
+            return Ok(ResolvedTag { original_answered_at, ..seen });
+        }
         let checked = self.checks.try_get_with(key.clone(), self.check_tag(target, tag, known, with_body)).await;
         self.checks.invalidate(&key).await;
         if let Err(error) = &checked {
@@ -278,7 +289,10 @@ impl Pull {
             Some(row) if !with_body => {
                 // A HEAD only looks: the old answer is complete here and stays until the new one is.
                 self.metrics.tag_check(TagCheck::Changed);
-                Ok(ResolvedTag { digest, stale: false, original_answered_at: row.original_answered_at, head })
+                let original_answered_at = row.original_answered_at;
+                let seen = ResolvedTag { digest, stale: false, original_answered_at, head };
+                self.seen.insert((target.repository.clone(), tag.to_string()), (now, seen.clone())).await;
+                Ok(seen)
             }
             known => {
                 if known.is_some()

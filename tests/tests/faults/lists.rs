@@ -1,4 +1,4 @@
-//! Lists: tags, page by page, and what refers to a digest.
+//! Lists: tags, page by page, and what refers to a digest. And bots, which ask what a tag means.
 
 use crate::layer::noise;
 use crate::push::{self, Blob, MANIFEST, TAR};
@@ -68,4 +68,25 @@ fn referrers_fall_back_to_the_tag() {
     assert_eq!(filtered, (1, Some("artifactType".to_owned())));
     assert_eq!(referrers(&e2e::digest(b"nobody knows this"), ""), (0, None));
     assert_eq!(world.get(&format!("/v2/{REPOSITORY}/referrers/sha256:bad")).status, 400);
+}
+
+/// A tag that moved is looked up once for many HEADs, although nobody pulls what it moved to; the next GET does.
+#[test]
+fn a_moved_tag_is_looked_up_once_for_many_heads() {
+    let world = World::start(vec![Blob::new(TAR, noise(152, 1000))], |mut options| {
+        options.upstream_keys = "tag_ttl = \"5s\"\n".to_owned();
+        options.config("[convert]\nenabled = false\n")
+    });
+    let path = format!("/v2/{REPOSITORY}/manifests/latest");
+    let digest = |method: &str| world.send(method, &path, &[]).header("docker-content-digest").unwrap();
+    assert_eq!(digest("GET"), world.image.digest);
+    let moved = push::image(&world.stage.registry, REPOSITORY, "latest", vec![Blob::new(TAR, noise(153, 1000))]);
+    world.wait("the moved tag", || digest("HEAD") == moved.digest);
+    let before = world.stage.relay.seen_at("/manifests/").len();
+    for _ in 0..50 {
+        assert_eq!(digest("HEAD"), moved.digest);
+    }
+    let asked = world.stage.relay.seen_at("/manifests/").len() - before;
+    assert!(asked <= 1, "50 HEADs became {asked} questions");
+    assert_eq!(digest("GET"), moved.digest);
 }
