@@ -3,13 +3,14 @@
 use std::fs::File;
 use std::path::Path;
 
-use api::{Algorithm, Hasher};
+use api::{Algorithm, Hasher, TarTail};
 use estargz::tar::{Meta, Sink};
 use estargz::tree::{Plan, Tree};
 use estargz::writer::{Batch, Planner, landmark_header, landmark_payload};
 use estargz::{EntryType, TocEntry, listing};
 
 use crate::members::Members;
+use crate::plain_hash::PlainTar;
 use crate::spill::Spill;
 use crate::store::Store;
 use crate::watch::Watch;
@@ -85,10 +86,15 @@ impl<'a> Assembler<'a> {
         self.raw(&block[1..])
     }
 
-    /// Ends the tar: everything is written, and the tree is planned.
-    pub(crate) fn finish(mut self, watch: &Watch<'_>) -> Result<(Members<'a>, Plan, Store), ConvertError> {
+    /// Ends the source's tar with `tail`, and returns what it was.
+    pub(crate) fn end_source(&mut self, tail: &TarTail) -> Result<PlainTar, ConvertError> {
         let batch = self.planner.finish();
         self.members.submit(batch)?;
+        self.members.end_source(tail)
+    }
+
+    /// Ends the tar, after [`Self::end_source`]: everything is written, and the tree is planned.
+    pub(crate) fn finish(mut self, watch: &Watch<'_>) -> Result<(Members<'a>, Plan, Store), ConvertError> {
         let chunks = self.members.take_chunks()?;
         self.positions.push(self.entries.len());
         let mut store = Store::new(self.entries, self.positions, chunks, self.chunk_size)?;

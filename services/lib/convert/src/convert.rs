@@ -13,7 +13,7 @@ use estargz::writer::{Batch, Member, toc_end, toc_header};
 use estargz::{TocWriter, footer, listing};
 
 use crate::assemble::Assembler;
-use crate::inflate::{Inflate, Plain, PlainTar, QUEUE};
+use crate::inflate::{Inflate, Plain, QUEUE};
 use crate::members::Members;
 use crate::own;
 use crate::source::{Meter, Source};
@@ -66,7 +66,8 @@ pub fn convert(
     let mut assembler = Assembler::new(twin, scratch, profile, limits, pool, cancel, progress)?;
     assembler.landmark()?;
     let inflate = Inflate { source, limits, watch: &watch, meter: &meter };
-    let (tail, plain) = take_apart(&inflate, &mut assembler, limits, cancel)?;
+    let tail = take_apart(&inflate, &mut assembler, limits, cancel)?;
+    let plain = assembler.end_source(&tail)?;
     if let Some(own) = own::check(source, limits, &plain, &watch)? {
         rewrite(toc, &own.toc_json).map_err(ConvertError::Output)?;
         return Ok(Converted::OwnTwin(own.twin));
@@ -83,7 +84,7 @@ pub fn convert(
         plain_size: finished.plain_size,
         toc_digest,
         toc_size,
-        source_diff_id: Digest::from_sha256(&plain.sha256),
+        source_diff_id: plain.digest,
         source_plain_size: plain.size,
         tail,
         implied_dirs: plan.implied_dirs().to_vec(),
@@ -96,7 +97,7 @@ fn take_apart(
     assembler: &mut Assembler<'_>,
     limits: &Limits,
     cancel: &Cancel,
-) -> Result<(TarTail, PlainTar), ConvertError> {
+) -> Result<TarTail, ConvertError> {
     let (filled_in, filled) = bounded(QUEUE);
     let (used, used_out) = bounded(QUEUE + 1);
     let (walked, inflated) = thread::scope(|scope| {
@@ -119,9 +120,9 @@ fn take_apart(
         return Err(ConvertError::Cancelled);
     }
     match (walked, inflated) {
-        (Ok(tail), Ok(plain)) => Ok((tail, plain)),
+        (Ok(tail), Ok(())) => Ok(tail),
         // The walker gave up first, and so nobody took what the other thread had.
-        (Err(e), Ok(_) | Err(ConvertError::Cancelled)) => Err(walk_error(e)),
+        (Err(e), Ok(()) | Err(ConvertError::Cancelled)) => Err(walk_error(e)),
         // The other thread failed, and the walker saw the tar end early.
         (_, Err(e)) => Err(e),
     }

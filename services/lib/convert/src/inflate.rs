@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 
 use crossbeam_channel::{Receiver, Sender};
 use estargz::members::Members;
-use sha2::{Digest as _, Sha256};
 
 use crate::source::{Meter, Source, SourceReader};
 use crate::watch::Watch;
@@ -16,12 +15,6 @@ pub(crate) const BUFFER: usize = 512 << 10;
 /// How many of them may wait.
 pub(crate) const QUEUE: usize = 8;
 const INPUT: usize = 256 << 10;
-
-/// What the plain tar turned out to be.
-pub(crate) struct PlainTar {
-    pub(crate) sha256: [u8; 32],
-    pub(crate) size: u64,
-}
 
 /// The parts of a conversion that this thread shares.
 pub(crate) struct Inflate<'a> {
@@ -49,7 +42,7 @@ impl Compression {
 
 impl Inflate<'_> {
     /// Sends the plain tar in buffers, taking used ones from `used`, until its end or until nobody listens.
-    pub(crate) fn run(&self, plain: &Sender<Vec<u8>>, used: &Receiver<Vec<u8>>) -> Result<PlainTar, ConvertError> {
+    pub(crate) fn run(&self, plain: &Sender<Vec<u8>>, used: &Receiver<Vec<u8>>) -> Result<(), ConvertError> {
         let mut input = BufReader::with_capacity(INPUT, SourceReader::new(self.source, self.meter));
         let result = self.pump(&mut input, plain, used);
         // Decoders wrap the source's errors, or take them for the end.
@@ -61,7 +54,7 @@ impl Inflate<'_> {
         input: &mut BufReader<SourceReader<'_>>,
         plain: &Sender<Vec<u8>>,
         used: &Receiver<Vec<u8>>,
-    ) -> Result<PlainTar, ConvertError> {
+    ) -> Result<(), ConvertError> {
         let mut magic = [0; 4];
         let len = read_full(input, &mut magic).map_err(ConvertError::Source)?;
         let magic = &magic[..len];
@@ -88,8 +81,8 @@ impl Inflate<'_> {
         format: &str,
         plain: &Sender<Vec<u8>>,
         used: &Receiver<Vec<u8>>,
-    ) -> Result<PlainTar, ConvertError> {
-        let (mut hash, mut size) = (Sha256::new(), 0u64);
+    ) -> Result<(), ConvertError> {
+        let mut size = 0u64;
         loop {
             let mut buffer = used.try_recv().unwrap_or_default();
             buffer.resize(BUFFER, 0);
@@ -98,10 +91,9 @@ impl Inflate<'_> {
                 ConvertError::corrupt(format!("{format} data breaks after {size} plain bytes, near {read}: {e}"))
             })?;
             if n == 0 {
-                return Ok(PlainTar { sha256: hash.finalize().into(), size });
+                return Ok(());
             }
             buffer.truncate(n);
-            hash.update(&buffer);
             size += n as u64;
             self.check(size)?;
             if plain.send(buffer).is_err() {

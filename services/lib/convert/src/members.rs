@@ -4,13 +4,14 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{Read, Write};
 
-use api::Digest;
+use api::{Digest, TarTail};
 use crossbeam_channel::Receiver;
 use estargz::writer::Batch;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use sha2::{Digest as _, Sha256};
 
+use crate::plain_hash::{PlainHash, PlainTar};
 use crate::pool::Compressed;
 use crate::spill::Spill;
 use crate::store::chunk_record;
@@ -20,19 +21,26 @@ use crate::{Cancel, ConvertError, Pool};
 pub(crate) const STREAM_LEVEL: u32 = 4;
 const STREAM_BUFFER: usize = 256 << 10;
 
+/// A batch on its way.
+struct Waiting {
+    compressed: Receiver<Compressed>,
+    /// The sha256 of the chunk that each member begins with, if it does.
+    chunks: Vec<Option<[u8; 32]>>,
+}
+
 /// The members of a twin on their way to the file.
 pub(crate) struct Members<'a> {
     pool: &'a Pool,
     level: u8,
     twin: &'a mut File,
-    waiting: VecDeque<Receiver<Compressed>>,
+    waiting: VecDeque<Waiting>,
     /// The records of chunks; none any more once the source's tar has ended.
     chunks: Option<Spill>,
     pub(crate) size: u64,
     max_size: u64,
     plain_size: u64,
     hash: Sha256,
-    plain_hash: Sha256,
+    plain_hash: PlainHash,
     cancel: &'a Cancel,
     progress: &'a dyn Fn(u64),
 }
@@ -57,7 +65,7 @@ impl<'a> Members<'a> {
             max_size,
             plain_size: 0,
             hash: Sha256::new(),
-            plain_hash: Sha256::new(),
+            plain_hash: PlainHash::new(),
             cancel,
             progress,
         }
@@ -74,9 +82,9 @@ impl<'a> Members<'a> {
         while self.waiting.len() >= self.pool.workers() + 2 {
             self.write_next()?;
         }
-        self.plain_hash.update(&batch.plain);
         self.plain_size += batch.plain.len() as u64;
-        self.waiting.push_back(self.pool.submit(batch, self.level));
+        let chunks = self.plain_hash.batch(&batch);
+        self.waiting.push_back(Waiting { compressed: self.pool.submit(batch, self.level), chunks });
         (self.progress)(self.plain_size);
         Ok(())
     }
@@ -89,6 +97,11 @@ impl<'a> Members<'a> {
         Ok(())
     }
 
+    /// Ends the source's tar with `tail`, after its last batch, and returns what it was.
+    pub(crate) fn end_source(&mut self, tail: &TarTail) -> Result<PlainTar, ConvertError> {
+        self.plain_hash.end_source(tail)
+    }
+
     /// Writes all that is on its way and returns the records of chunks.
     pub(crate) fn take_chunks(&mut self) -> Result<Option<Spill>, ConvertError> {
         self.drain()?;
@@ -98,8 +111,8 @@ impl<'a> Members<'a> {
     fn write_next(&mut self) -> Result<(), ConvertError> {
         let Some(next) = self.waiting.pop_front() else { return Ok(()) };
         let gone = |_| ConvertError::Output(std::io::Error::other("compressor is gone"));
-        let compressed = next.recv().map_err(gone)?;
-        for (size, digest) in compressed.members {
+        let compressed = next.compressed.recv().map_err(gone)?;
+        for (size, digest) in compressed.sizes.into_iter().zip(next.chunks) {
             if let (Some(digest), Some(chunks)) = (digest, &mut self.chunks) {
                 chunks.append(&chunk_record(self.size, &digest)).map_err(ConvertError::Output)?;
             }
@@ -123,7 +136,7 @@ impl<'a> Members<'a> {
             if self.cancel.is_cancelled() {
                 return Err(ConvertError::Cancelled);
             }
-            self.plain_hash.update(&buffer);
+            self.plain_hash.append(&buffer);
             self.plain_size += buffer.len() as u64;
             encoder.write_all(&buffer).map_err(ConvertError::Output)?;
             let compressed = std::mem::take(encoder.get_mut());
@@ -154,7 +167,7 @@ impl<'a> Members<'a> {
         Ok(Finished {
             digest: Digest::from_sha256(&self.hash.finalize().into()),
             size: self.size,
-            diff_id: Digest::from_sha256(&self.plain_hash.finalize().into()),
+            diff_id: self.plain_hash.finish(),
             plain_size: self.plain_size,
         })
     }

@@ -7,7 +7,7 @@ use estargz::read_at::Section;
 use estargz::verify::{VerifyError, verify_foreign};
 use estargz::{Blob, OpenError};
 
-use crate::inflate::PlainTar;
+use crate::plain_hash::PlainTar;
 use crate::source::{At, Source};
 use crate::watch::Watch;
 use crate::{ConvertError, Limits};
@@ -40,8 +40,8 @@ pub(crate) fn check(
         Err(VerifyError::Open(OpenError::Io(e))) => return Err(ConvertError::Source(e)),
         Err(_) => return Ok(None),
     };
-    let diff_id = Digest::from_sha256(&plain.sha256);
-    if verified.diff_id != diff_id {
+    let diff_id = &plain.digest;
+    if verified.diff_id != *diff_id {
         return Ok(None);
     }
     let twin = Twin {
@@ -51,7 +51,7 @@ pub(crate) fn check(
         plain_size: plain.size,
         toc_digest: verified.toc_digest,
         toc_size: blob.toc_json().len() as u64,
-        source_diff_id: diff_id,
+        source_diff_id: diff_id.clone(),
         source_plain_size: plain.size,
         tail: TarTail::Zeros(0),
         implied_dirs: verified.implied_dirs,

@@ -6,7 +6,6 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use estargz::writer::Batch;
 use libdeflater::{CompressionLvl, Compressor};
-use sha2::{Digest as _, Sha256};
 
 /// Compressor threads that serve many conversions at once. The queue is first come, first served, and a conversion
 /// has a bounded number of batches in it, so none starves another.
@@ -21,8 +20,8 @@ pub struct Pool {
 pub(crate) struct Compressed {
     /// The members one after the other.
     pub(crate) bytes: Vec<u8>,
-    /// Each member's size in `bytes` and, if it begins with a chunk, the sha256 of the chunk.
-    pub(crate) members: Vec<(usize, Option<[u8; 32]>)>,
+    /// Each member's size in `bytes`.
+    pub(crate) sizes: Vec<usize>,
 }
 
 struct Job {
@@ -97,7 +96,7 @@ fn work(queue: &Receiver<Job>, nice: i32) {
 
 fn compress(batch: &Batch, compressor: &mut Compressor) -> Option<Compressed> {
     let mut bytes = Vec::with_capacity(batch.plain.len() / 2);
-    let mut members = Vec::with_capacity(batch.members.len());
+    let mut sizes = Vec::with_capacity(batch.members.len());
     let mut start = 0;
     for member in &batch.members {
         let plain = &batch.plain[start..member.end];
@@ -106,10 +105,9 @@ fn compress(batch: &Batch, compressor: &mut Compressor) -> Option<Compressed> {
         // Cannot fail with a buffer of the bound's size.
         let size = compressor.gzip_compress(plain, &mut bytes[at..]).ok()?;
         bytes.truncate(at + size);
-        let digest = (member.payload > 0).then(|| Sha256::digest(&plain[..member.payload]).into());
-        members.push((size, digest));
+        sizes.push(size);
         start = member.end;
     }
     bytes.shrink_to_fit();
-    Some(Compressed { bytes, members })
+    Some(Compressed { bytes, sizes })
 }

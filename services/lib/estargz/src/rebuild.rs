@@ -36,7 +36,11 @@ pub fn rebuild(blob: &impl ReadAt, twin: &Twin, out: &mut dyn Write) -> Result<(
     out.flush().map_err(OpenError::Io)
 }
 
-fn write_tail(tail: &TarTail, out: &mut dyn Write) -> io::Result<()> {
+/// Writes what a source's tar has after its last entry.
+///
+/// # Errors
+/// Those of `out`; and for a tail that is no hex.
+pub fn write_tail(tail: &TarTail, out: &mut dyn Write) -> io::Result<()> {
     match tail {
         TarTail::Zeros(count) => io::copy(&mut io::repeat(0).take(*count), out).map(|_| ()),
         TarTail::Bytes(text) => {
