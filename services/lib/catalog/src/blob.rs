@@ -22,11 +22,13 @@ impl Catalog {
     /// # Errors
     /// Those of the database.
     pub async fn blob(&self, digest: &Digest) -> Result<Option<BlobRow>, CatalogError> {
-        let found: Option<(i64, String)> = sqlx::query_as("SELECT size, store_key FROM blobs WHERE digest = $1")
-            .bind(digest.to_string())
-            .fetch_optional(self.readers())
-            .await
-            .map_err(CatalogError::of("look up a blob"))?;
+        // A row without a key is one whose bytes were lost.
+        let found: Option<(i64, String)> =
+            sqlx::query_as("SELECT size, store_key FROM blobs WHERE digest = $1 AND store_key <> ''")
+                .bind(digest.to_string())
+                .fetch_optional(self.readers())
+                .await
+                .map_err(CatalogError::of("look up a blob"))?;
         found.map(|(size, key)| from_columns(digest, size, key)).transpose()
     }
 
@@ -54,16 +56,19 @@ impl Catalog {
     }
 }
 
-/// Records `blob` unless its digest has a row, and returns the row that stands.
+/// Records `blob` unless its digest has a row with a key, and returns the row that stands.
 pub(crate) async fn insert(connection: &mut SqliteConnection, blob: &BlobRow) -> Result<BlobRow, CatalogError> {
     let failed = CatalogError::of("record a blob");
-    sqlx::query("INSERT INTO blobs (digest, size, store_key) VALUES ($1, $2, $3) ON CONFLICT (digest) DO NOTHING")
-        .bind(blob.digest.to_string())
-        .bind(row::to_sql("a blob's size", blob.size)?)
-        .bind(&blob.key)
-        .execute(&mut *connection)
-        .await
-        .map_err(&failed)?;
+    sqlx::query(
+        "INSERT INTO blobs (digest, size, store_key) VALUES ($1, $2, $3) \
+         ON CONFLICT (digest) DO UPDATE SET store_key = excluded.store_key WHERE blobs.store_key = ''",
+    )
+    .bind(blob.digest.to_string())
+    .bind(row::to_sql("a blob's size", blob.size)?)
+    .bind(&blob.key)
+    .execute(&mut *connection)
+    .await
+    .map_err(&failed)?;
     let (size, key): (i64, String) = sqlx::query_as("SELECT size, store_key FROM blobs WHERE digest = $1")
         .bind(blob.digest.to_string())
         .fetch_one(connection)

@@ -3,6 +3,7 @@
 //! Each function panics at the first thing that is wrong and hands on errors of the database.
 
 mod links;
+mod lost;
 mod races;
 mod twins;
 mod views;
@@ -30,6 +31,9 @@ pub async fn conformance(catalog: &Catalog) -> Result<(), CatalogError> {
     twins::an_own_twin_shares_its_source(catalog).await?;
     views::the_first_view_wins(catalog).await?;
     views::a_lost_view_leaves_nothing(catalog).await?;
+    lost::a_lost_blob_is_recorded_anew(catalog).await?;
+    lost::a_lost_manifest_keeps_its_place(catalog).await?;
+    lost::a_lost_twin_is_made_again(catalog).await?;
     races::one_winner_each(catalog).await
 }
 
@@ -125,6 +129,12 @@ pub async fn tags_move_forward(catalog: &Catalog) -> Result<(), CatalogError> {
     catalog.set_tag(&repository("tag/other"), &tag("foreign"), &old, 1).await?;
     assert_eq!(catalog.tags(&home).await?, ["V10", "_a", "latest", "v1", "v2"].map(tag));
     assert!(catalog.tags(&repository("tag/none")).await?.is_empty());
+
+    catalog.forget_tag(&home, &latest, 39).await?;
+    assert!(catalog.tag(&home, &latest).await?.is_some(), "checked later than that");
+    catalog.forget_tag(&home, &latest, 40).await?;
+    assert_eq!(catalog.tag(&home, &latest).await?, None);
+    assert!(catalog.tag(&home, &tag("v1")).await?.is_some());
     Ok(())
 }
 

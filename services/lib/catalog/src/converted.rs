@@ -17,9 +17,23 @@ impl Catalog {
         find(&mut connection, source).await
     }
 
+    /// Returns the profile that the converted manifest or index of `source` was made under, or `None` when none was
+    /// committed.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn converted_profile(&self, source: &Digest) -> Result<Option<String>, CatalogError> {
+        let found: Option<(String,)> = sqlx::query_as("SELECT profile FROM converted WHERE source = $1")
+            .bind(source.to_string())
+            .fetch_optional(self.readers())
+            .await
+            .map_err(CatalogError::of("look up a view's profile"))?;
+        Ok(found.map(|(profile,)| profile))
+    }
+
     /// Commits `converted` as the converted manifest of `source`, with its config (none for an index) and what it
     /// names, all or nothing, and returns the digest that stands. The first commit of a source wins; who gets
-    /// another digest than its own deletes the bytes it stored. When this returns, a power cut does not undo it: the
+    /// another digest than its own deletes the bytes it stored; a repeated one brings back what was lost. When this returns, a power cut does not undo it: the
     /// digest may be answered.
     ///
     /// # Errors
@@ -36,15 +50,24 @@ impl Catalog {
         let failed = CatalogError::of(ACTION);
         let mut connection = self.durable(ACTION).await?;
         let mut tx = connection.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
-        if let Some(winner) = find(&mut tx, source).await? {
+        let winner = find(&mut tx, source).await?;
+        if let Some(winner) = &winner
+            && *winner != converted.digest
+        {
             tx.rollback().await.map_err(&failed)?;
             relax(connection, ACTION).await?;
-            return Ok(winner);
+            return Ok(winner.clone());
         }
         if let Some(config) = config {
             blob::insert(&mut tx, config).await?;
         }
         manifest::insert(&mut tx, converted, children, Some(source)).await?;
+        if winner.is_some() {
+            // Of the same form, bytes that were lost count again; else nothing has changed.
+            tx.commit().await.map_err(&failed)?;
+            relax(connection, ACTION).await?;
+            return Ok(converted.digest.clone());
+        }
         sqlx::query("INSERT INTO converted (source, profile, manifest, config) VALUES ($1, $2, $3, $4)")
             .bind(source.to_string())
             .bind(profile)

@@ -13,6 +13,7 @@ mod database;
 mod error;
 mod fill;
 mod link;
+mod lost;
 mod manifest;
 mod profile;
 mod row;

@@ -35,7 +35,7 @@ impl Catalog {
     pub async fn manifest(&self, digest: &Digest) -> Result<Option<ManifestRow>, CatalogError> {
         let found: Option<(String, i64, String)> = sqlx::query_as(
             "SELECT m.media_type, b.size, b.store_key FROM manifests m JOIN blobs b ON b.digest = m.digest \
-             WHERE m.digest = $1",
+             WHERE m.digest = $1 AND b.store_key <> ''",
         )
         .bind(digest.to_string())
         .fetch_optional(self.readers())

@@ -79,6 +79,22 @@ impl Catalog {
         Ok(())
     }
 
+    /// Forgets `tag`: the upstream said at `checked_at` that it has no such tag. Nothing changes for a tag that was
+    /// checked later.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn forget_tag(&self, repository: &Repository, tag: &Tag, checked_at: i64) -> Result<(), CatalogError> {
+        sqlx::query("DELETE FROM tags WHERE repository = $1 AND tag = $2 AND checked_at <= $3")
+            .bind(repository.to_string())
+            .bind(tag.as_str())
+            .bind(checked_at)
+            .execute(self.writer())
+            .await
+            .map_err(CatalogError::of("forget a tag"))?;
+        Ok(())
+    }
+
     /// Records that a client got the original view by `tag` at `answered_at`. Nothing changes for a tag that is not
     /// recorded, or was answered later.
     ///

@@ -141,7 +141,8 @@ impl Catalog {
     /// Records that the conversion of `source` ended with `twin`, whose bytes are in the store under `key` and its
     /// TOC's under `toc_key` (an own twin's key is its source's): both blobs and the row, all or nothing. Returns
     /// the state that stands. A final state is never overwritten, and of a digest that is in the store already the
-    /// recorded key stands; so who gets other keys than its own deletes the bytes it stored.
+    /// recorded key stands; so who gets other keys than its own deletes the bytes it stored. A twin whose bytes were
+    /// lost ([`Catalog::lose_blob`]) goes on converting if this is another one.
     ///
     /// # Errors
     /// [`CatalogError::NotBegun`] when there is no row; else those of the database.
@@ -167,7 +168,7 @@ impl Catalog {
     }
 
     /// Records that `source` stays as it is under `profile`, and returns the state that stands. A final state is
-    /// never overwritten.
+    /// never overwritten, and what had a twin once is not refused.
     ///
     /// # Errors
     /// [`CatalogError::NotBegun`] when there is no row; else those of the database.
@@ -183,7 +184,7 @@ impl Catalog {
         let mut tx = self.begin(ACTION).await?;
         sqlx::query(
             "UPDATE twins SET state = 'unconvertible', reason = $3, detail = $4 \
-             WHERE source = $1 AND profile = $2 AND state = 'converting'",
+             WHERE source = $1 AND profile = $2 AND state = 'converting' AND twin IS NULL",
         )
         .bind(source.to_string())
         .bind(profile)
@@ -275,7 +276,7 @@ async fn make_ready(
     let done = sqlx::query(
         "UPDATE twins SET state = 'ready', twin = $3, twin_size = $4, diff_id = $5, plain_size = $6, toc = $7, \
          toc_size = $8, source_diff_id = $9, source_plain_size = $10, tail = $11, implied_dirs = $12 \
-         WHERE source = $1 AND profile = $2 AND state = 'converting'",
+         WHERE source = $1 AND profile = $2 AND state = 'converting' AND (twin IS NULL OR (twin = $3 AND toc = $7))",
     )
     .bind(source.to_string())
     .bind(profile)
