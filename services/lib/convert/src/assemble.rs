@@ -118,6 +118,10 @@ impl Sink for Assembler<'_> {
         self.submit(batch)
     }
 
+    fn global(&mut self, name: &str) -> Result<(), ConvertError> {
+        Ok(self.tree.add_global(name)?)
+    }
+
     fn begin(&mut self, meta: Meta) -> Result<(), ConvertError> {
         self.tree.add(&meta.name, meta.kind, &meta.link_name)?;
         let mut entry = listing::entry(meta);

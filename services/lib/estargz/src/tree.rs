@@ -124,6 +124,22 @@ impl Tree {
         Ok(number)
     }
 
+    /// Takes note of a pax global header. containerd's applier treats its name like an entry's until it has made the
+    /// folders and cleared the place, and then puts nothing there.
+    ///
+    /// # Errors
+    /// A name for which that changes the tree: no TOC says so.
+    pub fn add_global(&self, name: &str) -> Result<(), TarError> {
+        let path = clean(name);
+        let Some((leaf, parents)) = path.split_last() else { return Ok(()) };
+        let is_dir = |node: &u32| self.nodes[*node as usize].is_dir;
+        let folder = parents.iter().try_fold(ROOT, |at, part| self.names.find(at, part).filter(is_dir));
+        match folder {
+            Some(folder) if self.names.find(folder, leaf).is_none() && !leaf.starts_with(WHITEOUT) => Ok(()),
+            _ => Err(TarError::corrupt(format!("the pax global header {name:?} makes a folder or removes a file"))),
+        }
+    }
+
     fn apply_dir(&mut self, node: u32, number: u32) {
         let dir = &mut self.nodes[node as usize];
         if dir.file == NONE {

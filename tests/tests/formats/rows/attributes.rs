@@ -11,6 +11,14 @@ pub(crate) fn rows() -> Vec<Row> {
     rows
 }
 
+/// Records of a global header.
+const COMMENT: &[u8] = b"20 comment=a commit\n";
+
+/// A global header of an own name.
+fn global(name: &[u8]) -> Header<'_> {
+    Header { flag: b'g', name, ..Header::default() }
+}
+
 fn records() -> Vec<Row> {
     let sparse_1 = [("GNU.sparse.major", &b"1"[..]), ("GNU.sparse.minor", b"0"), ("GNU.sparse.realsize", b"4096")];
     let owner = [("uid", &b"5000000000"[..]), ("gid", b"3000000"), ("uname", b"someone"), ("mtime", b"1500000000")];
@@ -24,6 +32,21 @@ fn records() -> Vec<Row> {
             Tar::new().pax(b'g', &[("mtime", b"1000000000")]).file("x", b"X").file("y", b"Y"),
         ),
         Row::twin("pax-global-path", Tar::new().pax(b'g', &[("path", b"other")]).file("x", b"X")),
+        // containerd's applier makes the folders of a global header's name and clears its place, which no TOC says.
+        Row::stays(
+            "pax-global-in-folder",
+            Tar::new().entry(global(b"new/pax_global_header"), COMMENT).file("x", b"X"),
+            "corrupt",
+        ),
+        Row::stays(
+            "pax-global-over-file",
+            Tar::new().file("x", b"X").entry(global(b"x"), COMMENT).file("y", b"Y"),
+            "corrupt",
+        ),
+        Row::twin(
+            "pax-global-in-known-folder",
+            Tar::new().dir("d/").entry(global(b"./d/pax_global_header"), COMMENT).file("d/x", b"X"),
+        ),
         Row::twin("pax-owner", Tar::new().pax(b'x', &small_owner).file("x", b"X").file("y", b"Y")),
         Row::twin("pax-owner-too-large", Tar::new().pax(b'x', &owner).file("x", b"X")),
         Row::twin(

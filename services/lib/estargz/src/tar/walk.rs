@@ -35,6 +35,14 @@ pub trait Sink {
     /// Ends the walk.
     fn payload(&mut self, bytes: &[u8]) -> Result<(), Self::Error>;
 
+    /// Takes the name of a pax global header, whose blocks came before.
+    ///
+    /// # Errors
+    /// Ends the walk.
+    fn global(&mut self, _name: &str) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
     /// Takes note of the end of the entry's payload.
     ///
     /// # Errors
@@ -128,8 +136,9 @@ impl<R: BufRead, S: Sink> Walk<'_, R, S> {
             // Nothing applies global records; but they end what stood before them.
             b'g' => {
                 self.records(header, start)?;
-                Pax::parse(&self.buffer, start)?;
+                let name = Pax::parse(&self.buffer, start)?.path.unwrap_or_else(|| header.name.clone());
                 self.records = Records::default();
+                self.sink.global(&String::from_utf8_lossy(&name)).map_err(WalkError::Sink)?;
             }
             _ => {
                 self.entries += 1;

@@ -40,6 +40,20 @@ fn plan<'a>(entries: &[&'a str]) -> Result<(Plan, Vec<&'a str>), TarError> {
 }
 
 #[test]
+fn a_global_header_may_not_change_the_tree() {
+    let mut tree = Tree::new(10);
+    for (name, kind) in [("d", EntryType::Dir), ("d/x", EntryType::Reg), ("f", EntryType::Reg)] {
+        tree.add(name, kind, "").unwrap();
+    }
+    for name in ["pax_global_header", "./d/header", "/", "d/x/../y", ""] {
+        assert!(tree.add_global(name).is_ok(), "{name}");
+    }
+    for name in ["new/header", "f/header", "f", "d", "./d/x", ".wh.f", "d/.wh.x"] {
+        assert!(tree.add_global(name).is_err(), "{name}");
+    }
+}
+
+#[test]
 fn toc_lists_what_an_unpack_leaves() {
     let cases: [(&[&str], &[&str]); 15] = [
         (&["d ./", "r ./a"], &["./ is 0, like 0", "./a is 1, like 1"]),
