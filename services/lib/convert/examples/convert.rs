@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (mut twin, mut toc) = (open(output)?, open(&format!("{output}.toc"))?);
     let scratch = Path::new(output).parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let pool = Pool::new(number(3, 2)?, 10)?;
-    let profile = Profile { level: u8::try_from(number(4, 6)?)?, chunk_size: u32::try_from(number(5, 1 << 20)?)? };
+    let profile = Profile { level: u8::try_from(number(4, 5)?)?, chunk_size: u32::try_from(number(5, 1 << 20)?)? };
     let start = Instant::now();
     let out = Outputs { twin: &mut twin, toc: &mut toc, scratch };
     let converted = convert(&source, out, &profile, &Limits::default(), &pool, &Cancel::default(), &|_| {})?;

@@ -38,7 +38,7 @@ impl Default for Limits {
             plain_bytes: 256 << 30,
             // Gzip cannot pass 1032; zstd can.
             ratio: 2000,
-            ratio_from: 16 << 30,
+            ratio_from: 8 << 30,
             path_len: 4096,
             xattr_bytes: 512 << 10,
             all_xattr_bytes: 256 << 20,

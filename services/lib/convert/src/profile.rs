@@ -25,7 +25,7 @@ pub struct Profile {
 
 impl Default for Profile {
     fn default() -> Self {
-        Self { level: 6, chunk_size: 1 << 20 }
+        Self { level: 5, chunk_size: 1 << 20 }
     }
 }
 

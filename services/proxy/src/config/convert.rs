@@ -19,7 +19,7 @@ pub struct Convert {
     /// The longest a GET by tag waits for twins. Default `3s`, at most `5m`.
     #[serde(serialize_with = "duration::serialize")]
     pub wait: Duration,
-    /// The compression level, 1 to 12. Default 6.
+    /// The compression level, 1 to 12. Default 5.
     pub level: u8,
     /// The size of a chunk: a power of two from 64KiB to 64MiB. Default `1MiB`.
     pub chunk_size: ByteSize,
@@ -45,7 +45,7 @@ impl Convert {
         Self {
             enabled: section.or("enabled", true, Value::boolean),
             wait: section.or("wait", Duration::from_secs(3), |value| duration::at_most(value, 5 * 60)),
-            level: section.or("level", 6, |value| value.number(1, 12)),
+            level: section.or("level", 5, |value| value.number(1, 12)),
             chunk_size: section.or("chunk_size", ByteSize(1 << 20), chunk_size),
             workers: section.or("workers", 0, |value| value.number(0, 1024)),
             platforms: section.or(

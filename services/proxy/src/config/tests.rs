@@ -88,17 +88,21 @@ fn the_example_of_the_design_loads_but_for_what_is_not_built() {
 
 #[test]
 fn describe_gives_the_same_configuration_again() {
-    let secret = tempfile::NamedTempFile::new().unwrap();
-    let file = secret.path().display();
+    let folder = tempfile::tempdir().unwrap();
+    let TlsFiles { cert, key } = crate::tls::tests::make_pair(folder.path());
+    let (secret, login) = (folder.path().join("secret"), folder.path().join("config.json"));
+    std::fs::write(&secret, "# no users\n").unwrap();
+    std::fs::write(&login, r#"{"auths": {"b.example": {"username": "me", "password": "x"}}}"#).unwrap();
+    let [cert, key, file, login] = [&cert, &key, &secret, &login].map(|path| path.display());
     let text = format!(
         "[server]\nlisten = \"0.0.0.0:80\"\nmirror_listen = \"[::1]:5082\"\nhtpasswd = \"{file}\"\n\
-         tls_cert = \"{file}\"\ntls_key = \"{file}\"\n[storage]\npath = \"/data with \\\"quotes\\\"\"\nmin_free = \"2.5%\"\n\
+         tls_cert = \"{cert}\"\ntls_key = \"{key}\"\n[storage]\npath = \"/data with \\\"quotes\\\"\"\nmin_free = \"2.5%\"\n\
          [convert]\nwait = \"1m30s\"\nplatforms = [\"linux/amd64\", \"linux/arm/v7\"]\nchunk_size = \"128KiB\"\n\
          min_layer_size = 1000\n[cache]\ntag_ttl = \"1h\"\nmax_stale = \"0\"\n\
          [[upstream]]\nname = \"a\"\nurl = \"http://localhost:5000/\"\nplain_http = true\ndefault = true\n\
          visibility = \"shared\"\nusername = \"me\"\npassword_file = \"{file}\"\nallow = [\"x/**\", \"y/*\"]\n\
-         deny = [\"x/secret\"]\nca_file = \"{file}\"\naliases = [\"localhost:5000\"]\nview = \"original\"\n\
-         [[upstream]]\nname = \"b.example\"\nvisibility = \"shared\"\ndocker_config = \"{file}\"\ntag_ttl = \"5s\"\n"
+         deny = [\"x/secret\"]\nca_file = \"{cert}\"\naliases = [\"localhost:5000\"]\nview = \"original\"\n\
+         [[upstream]]\nname = \"b.example\"\nvisibility = \"shared\"\ndocker_config = \"{login}\"\ntag_ttl = \"5s\"\n"
     );
     let config = load(&text, &[]).unwrap();
     assert_eq!(config.catalog.url.to_string(), "sqlite:/data with \"quotes\"/catalog.db");
@@ -212,7 +216,10 @@ fn wrong_upstreams_name_key_and_line() {
         ),
         ("name = \"a\"\nview = \"zip\"", "3: upstream[0].view: expected estargz or original, not \"zip\""),
         ("name = \"a\"\nvisibility = \"caller\"", "3: upstream[0].visibility: not built yet in this version"),
-        ("name = \"a\"\ndocker_config = \"/dev/null\"", "1: upstream[0].visibility: an upstream with credentials"),
+        (
+            "name = \"a\"\nusername = \"u\"\npassword_file = \"/dev/null\"",
+            "1: upstream[0].visibility: an upstream with credentials",
+        ),
         (
             "name = \"a\"\nvisibility = \"shared\"\nusername = \"u\"",
             "4: upstream[0].username: password_file must be set too",
@@ -226,6 +233,44 @@ fn wrong_upstreams_name_key_and_line() {
         assert!(!errors(&format!("[[upstream]]\n{text}"), &[])[0].contains("hunter2"));
         assert!(!errors(&format!("[[upstream]]\n{text}"), &[])[0].contains("secret"));
     }
+}
+
+/// A file that can be read but not used is a wrong value too.
+#[test]
+fn useless_files_name_key_and_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    for (name, bytes) in [("text", &b"no file of any kind\n"[..]), ("latin1", b"p\xe4ss"), ("json", b"{}")] {
+        std::fs::write(path(name), bytes).unwrap();
+    }
+    let TlsFiles { cert, key } = crate::tls::tests::make_pair(folder.path());
+    let (cert, key) = (cert.display(), key.display());
+    let [text, latin1, json] = ["text", "latin1", "json"].map(path);
+    let server = [
+        (format!("htpasswd = \"{text}\""), "2: server.htpasswd: ", "text:1: expected USER:HASH"),
+        (format!("tls_cert = \"{text}\"\ntls_key = \"{key}\""), "2: server.tls_cert: ", "no certificate in PEM form"),
+        (format!("tls_cert = \"{cert}\"\ntls_key = \"{text}\""), "3: server.tls_key: ", "no private key in PEM form"),
+    ];
+    let login = "username = \"u\"\npassword_file";
+    let upstream = [
+        (format!("{login} = \"{latin1}\""), "5: upstream[0].password_file: ", "UTF-8"),
+        (format!("docker_config = \"{text}\""), "4: upstream[0].docker_config: ", "not valid at line 1"),
+        (format!("docker_config = \"{json}\""), "4: upstream[0].docker_config: ", "no credentials for a"),
+        (format!("ca_file = \"{text}\""), "4: upstream[0].ca_file: ", "no certificate"),
+        (format!("ca_file = \"{key}\""), "4: upstream[0].ca_file: ", "no certificate"),
+    ];
+    let server = server.map(|(keys, place, why)| (format!("[server]\n{keys}"), place, why));
+    let upstream = upstream
+        .map(|(keys, place, why)| (format!("[[upstream]]\nname = \"a\"\nvisibility = \"shared\"\n{keys}"), place, why));
+    for (text, place, why) in server.into_iter().chain(upstream) {
+        check_error(&text, &[], place);
+        let error = errors(&text, &[]).remove(0);
+        assert!(error.contains(why) && !error.contains("no file of any kind"), "expected {why:?}, not {error:?}");
+    }
+    let both = format!(
+        "[[upstream]]\nname = \"a\"\nvisibility = \"shared\"\ndocker_config = \"{json}\"\nca_file = \"{text}\""
+    );
+    assert_eq!(errors(&both, &[]).len(), 2);
 }
 
 #[test]
