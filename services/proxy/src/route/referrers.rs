@@ -37,7 +37,15 @@ pub(crate) async fn answer(
 async fn fetch(target: &Target, digest: &Digest, artifact_type: Option<&str>) -> Result<Value, UpstreamError> {
     let client = &target.remote.client;
     match client.referrers(target.repository.name(), digest, artifact_type).await? {
-        Referrers::Index { bytes, .. } => parse(&bytes),
+        Referrers::Index { pages, cut, .. } => {
+            if let Some(why) = cut {
+                tracing::warn!(
+                    manifest.digest = %digest, repo.name = %target.repository, reason = why, pages = pages.len(),
+                    "a list of referrers was cut off"
+                );
+            }
+            merge(&pages)
+        }
         Referrers::NotSupported => fallback(target, digest).await,
     }
 }
@@ -52,6 +60,18 @@ async fn fallback(target: &Target, digest: &Digest) -> Result<Value, UpstreamErr
         Ok(_) | Err(UpstreamError::NotFound | UpstreamError::Denied { .. }) => Ok(empty()),
         Err(error) => Err(error),
     }
+}
+
+/// Returns one index with the entries of all `pages`.
+fn merge(pages: &[Bytes]) -> Result<Value, UpstreamError> {
+    let mut all = empty();
+    for page in pages {
+        let mut page = parse(page)?;
+        if let (Some(all), Some(more)) = (all["manifests"].as_array_mut(), page["manifests"].as_array_mut()) {
+            all.append(more);
+        }
+    }
+    Ok(all)
 }
 
 fn parse(bytes: &Bytes) -> Result<Value, UpstreamError> {
@@ -86,4 +106,17 @@ fn respond(index: &Value, artifact_type: Option<&str>) -> Response<Body> {
         headers.insert(FILTERS_APPLIED, HeaderValue::from_static("artifactType"));
     }
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_become_one_list() {
+        let page = |names: &str| Bytes::from(format!(r#"{{"manifests":[{names}]}}"#));
+        let merged = merge(&[page(r#"{"a":1},{"a":2}"#), page(""), page(r#"{"a":3}"#)]).unwrap();
+        assert_eq!(merged["manifests"], json!([{"a":1},{"a":2},{"a":3}]));
+        assert!(merge(&[page(""), Bytes::from("{}")]).is_err());
+    }
 }

@@ -172,7 +172,7 @@ async fn referrers_may_not_be_supported() {
     .await;
     for (filter, expected) in [(None, false), (Some("application/x+y"), true)] {
         let answer = client(&server.url).referrers(&name(), &digest(), filter).await.unwrap();
-        assert!(matches!(answer, Referrers::Index { filtered, more: false, .. } if filtered == expected));
+        assert!(matches!(answer, Referrers::Index { filtered, cut: None, .. } if filtered == expected));
     }
     assert!(server.requests()[1].target.ends_with("?artifactType=application%2Fx%2By"));
     for reply in [Reply::new(404, ""), Reply::new(200, "<html>").header("Content-Type", "text/html")] {
@@ -180,6 +180,41 @@ async fn referrers_may_not_be_supported() {
         let answer = client(&server.url).referrers(&name(), &digest(), None).await.unwrap();
         assert_eq!(answer, Referrers::NotSupported);
     }
+}
+
+#[tokio::test]
+async fn referrers_are_read_page_by_page() {
+    let link = |to: String| format!("<{to}>; rel=\"next\", </other>; rel=\"last\"");
+    let base = format!("/v2/library/app/referrers/{}", digest());
+    let path = base.clone();
+    let server = Server::start(move |request| {
+        let page = |text: &str| Reply::new(200, text).header("Content-Type", INDEX_TYPE);
+        let target = request.target.replace("%3D", "=");
+        match target.split_once("page=").map_or("1", |(_, number)| number) {
+            "1" => page("one").header("Link", link(format!("{path}?page=2"))),
+            "2" => page("two").header("Link", link("?page=3".into())),
+            "3" => page("three"),
+            "away" => page("four").header("Link", link("http://127.0.0.1:1/v2/".into())),
+            "aside" => page("five").header("Link", link("/v2/library/other/referrers/x".into())),
+            "large" => page(&"x".repeat(3 << 20)).header("Link", link("?page=large".into())),
+            endless => page("more").header("Link", link(format!("?page={endless}"))),
+        }
+    })
+    .await;
+    let read = async |page: &str| {
+        // The filter is only a way to begin at another page.
+        let filter = Some(format!("page={page}")).filter(|_| !page.is_empty());
+        let answer = client(&server.url).referrers(&name(), &digest(), filter.as_deref()).await.unwrap();
+        let Referrers::Index { pages, cut, .. } = answer else { panic!("{answer:?}") };
+        (pages, cut)
+    };
+    let (pages, cut) = read("").await;
+    assert_eq!((pages.as_slice(), cut), (["one", "two", "three"].map(bytes::Bytes::from).as_slice(), None));
+    for (page, expected) in [("away", 1), ("aside", 1), ("large", 1), ("endless", 32)] {
+        let (pages, cut) = read(page).await;
+        assert!(pages.len() == expected && cut.is_some(), "{page}: {} pages, {cut:?}", pages.len());
+    }
+    assert!(server.requests().iter().all(|request| request.target.starts_with(&base)));
 }
 
 #[test]
