@@ -3,18 +3,20 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use api::Parsed;
+use api::{Digest, Parsed};
 use blobstore::{BlobStore, FsStore};
 use catalog::Catalog;
 
 use crate::blobs::Blobs;
 use crate::config::{CatalogUrl, Config};
 use crate::conversions::Conversions;
+use crate::error::RegistryError;
 use crate::fill::Fills;
 use crate::metrics::Metrics;
 use crate::pull::{Pull, StoredManifest};
-use crate::remotes::Remotes;
+use crate::remotes::{Remotes, Target};
 use crate::room::Room;
+use crate::stock::Stock;
 use crate::views::Views;
 
 /// The wired parts of a running proxy.
@@ -47,24 +49,16 @@ impl App {
         let room = Room::new(root, config.storage.min_free);
         let fills =
             Arc::new(Fills::new(spool.clone(), room, Arc::clone(&store), catalog.clone(), Arc::clone(&metrics)));
-        let pull = Pull::new(catalog.clone(), Arc::clone(&store), Arc::clone(&metrics), config.cache.max_stale);
-        let pull = Arc::new(pull);
-        let blobs = Arc::new(Blobs::new(catalog.clone(), Arc::clone(&store), Arc::clone(&fills), Arc::clone(&metrics)));
-        let conversions =
-            Conversions::new(&config.convert, catalog.clone(), Arc::clone(&store), fills, Arc::clone(&metrics), spool);
+        let stock = Stock::new(catalog.clone(), store);
+        let pull = Arc::new(Pull::new(stock.clone(), Arc::clone(&metrics), config.cache.max_stale));
+        let blobs = Arc::new(Blobs::new(stock.clone(), Arc::clone(&fills), Arc::clone(&metrics)));
+        let conversions = Conversions::new(&config.convert, stock.clone(), fills, Arc::clone(&metrics), spool);
         let conversions = Arc::new(conversions.context("cannot start the compressing threads")?);
         catalog
             .record_profile(conversions.profile_id(), &conversions.describe_profile())
             .await
             .context("cannot record the conversion profile")?;
-        let views = Views::new(
-            catalog.clone(),
-            Arc::clone(&store),
-            Arc::clone(&pull),
-            Arc::clone(&blobs),
-            Arc::clone(&conversions),
-            &config.convert,
-        );
+        let views = Views::new(stock, Arc::clone(&pull), Arc::clone(&blobs), Arc::clone(&conversions), &config.convert);
         Ok(Arc::new(Self { remotes, catalog, pull, blobs, conversions, views, metrics }))
     }
 
@@ -75,6 +69,23 @@ impl App {
         {
             self.conversions.remember(&image.layers).await;
         }
+    }
+
+    /// Begins to make `digest` again if it was made here (a twin, a converted manifest or its config) and its bytes were
+    /// lost; the upstream cannot give it. Returns whether it is one of these.
+    ///
+    /// # Errors
+    /// Those of the catalog, or of the source manifest.
+    pub(crate) async fn remake(&self, target: &Target, digest: &Digest) -> Result<bool, RegistryError> {
+        if self.conversions.remake(target, digest).await? {
+            return Ok(true);
+        }
+        let Some(source) = self.catalog.source_of_converted(digest).await? else { return Ok(false) };
+        // A config may have several sources: the one that counts is the one this repository may read.
+        let linked = self.catalog.link_of(&target.repository, digest).await?.decided_by;
+        let source = self.pull.by_digest(target, if linked == *digest { &source } else { &linked }).await?;
+        self.views.start(target, &source);
+        Ok(true)
     }
 
     /// Takes up the work an earlier process left.

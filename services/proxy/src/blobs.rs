@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::{Digest, Repository};
-use blobstore::{BlobKey, BlobStore, OpenBlob};
+use blobstore::OpenBlob;
 use catalog::{BlobRow, Catalog, LinkState};
 use moka::future::Cache;
 use upstream::UpstreamError;
@@ -14,12 +14,13 @@ use crate::fill::{Fill, FillError, Fills, Joined};
 use crate::metrics::Metrics;
 use crate::pull::NEGATIVE_TTL;
 use crate::remotes::Target;
+use crate::stock::Stock;
 
 /// Blobs through the cache.
 #[derive(Debug)]
 pub(crate) struct Blobs {
     catalog: Catalog,
-    store: Arc<dyn BlobStore>,
+    stock: Stock,
     fills: Arc<Fills>,
     metrics: Arc<Metrics>,
     /// Repositories known to hold a digest; links are never taken away while a process runs.
@@ -40,10 +41,10 @@ pub(crate) enum Found {
 }
 
 impl Blobs {
-    pub(crate) fn new(catalog: Catalog, store: Arc<dyn BlobStore>, fills: Arc<Fills>, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(stock: Stock, fills: Arc<Fills>, metrics: Arc<Metrics>) -> Self {
         Self {
-            catalog,
-            store,
+            catalog: stock.catalog.clone(),
+            stock,
             fills,
             metrics,
             linked: Cache::new(100_000),
@@ -110,9 +111,9 @@ impl Blobs {
         if let Some(blob) = self.stored(digest).await? {
             return Ok(Found::Stored(blob));
         }
-        match self.fills.join(&target.remote.client, &target.repository, digest).await {
+        match self.fills.join_wanted(&target.remote.client, &target.repository, digest).await {
             Ok(Joined::Running(fill)) => Ok(Found::Filling(fill)),
-            Ok(Joined::Stored(row)) => Ok(Found::Stored(self.open(&row).await?)),
+            Ok(Joined::Stored(row)) => self.open(&row).await?.map(Found::Stored).ok_or_else(RegistryError::lost),
             Err(error) => match &*error {
                 FillError::NoRoom => Ok(Found::Elsewhere),
                 FillError::Spool { .. } => {
@@ -127,21 +128,30 @@ impl Blobs {
         }
     }
 
-    /// Returns a stored blob, or `None` where it is not stored.
+    /// Returns a stored blob, or `None` where it is not stored, or no longer.
     pub(crate) async fn stored(&self, digest: &Digest) -> Result<Option<Arc<dyn OpenBlob>>, RegistryError> {
         if let Some(blob) = self.opened.get(digest).await {
             return Ok(Some(blob));
         }
         match self.catalog.blob(digest).await? {
-            Some(row) => Ok(Some(self.open(&row).await?)),
+            Some(row) => self.open(&row).await,
             None => Ok(None),
         }
     }
 
-    async fn open(&self, row: &BlobRow) -> Result<Arc<dyn OpenBlob>, RegistryError> {
-        let key: BlobKey = row.key.parse().map_err(|error: blobstore::KeyError| RegistryError::internal(&error))?;
-        let blob = self.store.open(&key).await.map_err(|error| RegistryError::internal(&error))?;
-        self.opened.insert(row.digest.clone(), Arc::clone(&blob)).await;
+    /// Tells whether nothing of `digest` is stored or on its way to `target`.
+    ///
+    /// # Errors
+    /// The catalog's or the store's.
+    pub(crate) async fn is_absent(&self, target: &Target, digest: &Digest) -> Result<bool, RegistryError> {
+        Ok(self.stored(digest).await?.is_none() && self.fills.find(&target.repository, digest).is_none())
+    }
+
+    async fn open(&self, row: &BlobRow) -> Result<Option<Arc<dyn OpenBlob>>, RegistryError> {
+        let blob = self.stock.open(&row.digest, &row.key).await?;
+        if let Some(blob) = &blob {
+            self.opened.insert(row.digest.clone(), Arc::clone(blob)).await;
+        }
         Ok(blob)
     }
 

@@ -5,16 +5,14 @@
 //! Where the two differ, the layer stays original in the estargz view (design §7).
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 
 use api::Twin;
-use blobstore::{BlobKey, BlobStore};
-use catalog::Catalog;
 use estargz::{EntryType, Toc};
 use tokio::sync::Semaphore;
 
 use crate::error::RegistryError;
 use crate::rewrite::Choice;
+use crate::stock::Stock;
 
 /// The largest TOC that is read here, in bytes; a larger one keeps what lies above it original.
 pub(crate) const MAX_TOC: u64 = 64 << 20;
@@ -108,10 +106,7 @@ fn plain_dirs(toc: &Toc, wanted: &HashSet<&str>) -> HashMap<String, bool> {
 
 /// The TOCs in the store.
 #[derive(Debug)]
-pub(crate) struct StoredTocs<'a> {
-    pub(crate) catalog: &'a Catalog,
-    pub(crate) store: &'a Arc<dyn BlobStore>,
-}
+pub(crate) struct StoredTocs<'a>(pub(crate) &'a Stock);
 
 impl Tocs for StoredTocs<'_> {
     type Error = RegistryError;
@@ -120,9 +115,9 @@ impl Tocs for StoredTocs<'_> {
         if twin.toc_size > MAX_TOC {
             return Ok(None);
         }
-        let Some(row) = self.catalog.blob(&twin.toc_digest).await? else { return Ok(None) };
-        let key: BlobKey = row.key.parse().map_err(|error: blobstore::KeyError| RegistryError::internal(&error))?;
-        let blob = self.store.open(&key).await.map_err(|error| RegistryError::internal(&error))?;
+        // A twin that counts has a TOC. One that was lost comes back; to decide without it would be for ever.
+        let row = self.0.catalog.blob(&twin.toc_digest).await?.ok_or_else(RegistryError::lost)?;
+        let blob = self.0.open(&row.digest, &row.key).await?.ok_or_else(RegistryError::lost)?;
         let toc = telemetry::blocking(move || {
             let mut json = vec![0; usize::try_from(blob.size()).unwrap_or(usize::MAX)];
             blob.read_blocking(&mut json, 0).map_err(|error| RegistryError::internal(&error))?;

@@ -1,13 +1,13 @@
 //! [`Conversions`]: every layer that is turned into its twin here, each once, niced below serving.
 
 mod job;
+mod jobs;
 mod queue;
 mod source;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use api::{Descriptor, Digest, Twin, UnconvertibleReason};
@@ -19,6 +19,8 @@ use crate::config;
 use crate::fill::Fills;
 use crate::metrics::Metrics;
 use crate::remotes::Target;
+use crate::stock::Stock;
+use jobs::{Entered, Jobs};
 use queue::Queue;
 
 pub(crate) use job::Job;
@@ -29,6 +31,8 @@ pub(crate) const NICE: i32 = 10;
 const FIRST_RATE: u64 = 30 << 20;
 /// How long a conversion that failed for a passing reason is not tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
+/// The layers that are converted or wait for it at the same time; for further ones the original is served.
+const MAX_JOBS: usize = 4096;
 /// How often a conversion that was under way when its process died is taken up by itself.
 const MAX_TAKE_UPS: u32 = 5;
 /// Layers remembered from the manifests that were seen.
@@ -50,6 +54,8 @@ pub(crate) enum LayerState {
     LeftAlone,
     /// It is being made.
     Converting(Arc<Job>),
+    /// Too many others are being made; it is begun when the layer is asked for later.
+    Postponed,
 }
 
 /// The conversions of one process.
@@ -57,6 +63,7 @@ pub(crate) enum LayerState {
 pub(crate) struct Conversions {
     catalog: Catalog,
     store: Arc<dyn BlobStore>,
+    stock: Stock,
     fills: Arc<Fills>,
     metrics: Arc<Metrics>,
     enabled: bool,
@@ -69,7 +76,7 @@ pub(crate) struct Conversions {
     /// Places for layers that are here, and for those that still arrive.
     stored_queue: Queue,
     filling_queue: Queue,
-    jobs: Mutex<HashMap<Digest, Arc<Job>>>,
+    jobs: Jobs,
     layers: Cache<Digest, Descriptor>,
     /// Layers whose conversion failed a moment ago for a passing reason.
     failed: Cache<Digest, ()>,
@@ -84,8 +91,7 @@ impl Conversions {
     /// The system's, when the compressing threads cannot be started.
     pub(crate) fn new(
         config: &config::Convert,
-        catalog: Catalog,
-        store: Arc<dyn BlobStore>,
+        stock: Stock,
         fills: Arc<Fills>,
         metrics: Arc<Metrics>,
         folder: PathBuf,
@@ -93,8 +99,9 @@ impl Conversions {
         let profile = profile(config);
         let workers = config.worker_count();
         Ok(Self {
-            catalog,
-            store,
+            catalog: stock.catalog.clone(),
+            store: Arc::clone(&stock.store),
+            stock,
             fills,
             metrics,
             enabled: config.enabled,
@@ -105,7 +112,7 @@ impl Conversions {
             folder,
             stored_queue: Queue::new(workers + 1),
             filling_queue: Queue::new(workers + 2),
-            jobs: Mutex::default(),
+            jobs: Jobs::new(MAX_JOBS),
             layers: Cache::new(KNOWN_LAYERS),
             failed: Cache::builder().max_capacity(KNOWN_LAYERS).time_to_live(RETRY_AFTER).build(),
             rate: AtomicU64::new(FIRST_RATE),
@@ -125,10 +132,6 @@ impl Conversions {
     /// Tells whether layers are converted at all.
     pub(crate) const fn enabled(&self) -> bool {
         self.enabled
-    }
-
-    fn jobs(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Job>>> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Remembers that `layers` are layers, so that a later read of one starts its conversion.
@@ -154,13 +157,25 @@ impl Conversions {
     /// # Errors
     /// The catalog's.
     pub(crate) async fn look(&self, layer: &Descriptor) -> Result<Option<LayerState>, CatalogError> {
+        self.look_under(layer, &self.profile_id).await
+    }
+
+    /// Returns the same under another profile than the one that twins are made under now.
+    ///
+    /// # Errors
+    /// The catalog's.
+    pub(crate) async fn look_under(
+        &self,
+        layer: &Descriptor,
+        profile: &str,
+    ) -> Result<Option<LayerState>, CatalogError> {
         if let Some(state) = self.by_descriptor(layer) {
             return Ok(Some(state));
         }
-        if let Some(job) = self.jobs().get(&layer.digest) {
-            return Ok(Some(LayerState::Converting(Arc::clone(job))));
+        if let Some(job) = self.jobs.get(&layer.digest) {
+            return Ok(Some(LayerState::Converting(job)));
         }
-        let row = self.catalog.twin(&layer.digest, &self.profile_id).await?;
+        let row = self.catalog.twin(&layer.digest, profile).await?;
         Ok(row.and_then(|row| ended(row.state)))
     }
 
@@ -181,21 +196,63 @@ impl Conversions {
         if let Some(state) = self.look(layer).await? {
             return Ok(state);
         }
-        let state = self.catalog.begin_conversion(&layer.digest, &self.profile_id, &target.repository).await?;
-        if let Some(state) = ended(state) {
-            return Ok(state);
+        if self.jobs.are_full() {
+            self.metrics.conversion_postponed();
+            return Ok(LayerState::Postponed);
         }
-        let job = {
-            let mut jobs = self.jobs();
-            if let Some(job) = jobs.get(&layer.digest) {
-                return Ok(LayerState::Converting(Arc::clone(job)));
+        let state = self.catalog.begin_conversion(&layer.digest, &self.profile_id, &target.repository).await?;
+        Ok(ended(state).unwrap_or_else(|| self.begin(target, layer, self.profile)))
+    }
+
+    /// Begins the job of a layer whose row says that it is converting, unless it has one.
+    fn begin(self: &Arc<Self>, target: &Target, layer: &Descriptor, profile: convert::Profile) -> LayerState {
+        match self.jobs.enter(layer, profile) {
+            Entered::Known(job) => LayerState::Converting(job),
+            Entered::New(job) => {
+                tokio::spawn(Arc::clone(self).run(target.clone(), Arc::clone(&job)));
+                LayerState::Converting(job)
             }
-            let job = Arc::new(Job::new(layer.clone()));
-            jobs.insert(layer.digest.clone(), Arc::clone(&job));
-            job
-        };
-        tokio::spawn(Arc::clone(self).run(target.clone(), Arc::clone(&job)));
-        Ok(LayerState::Converting(job))
+            Entered::Full => {
+                self.metrics.conversion_postponed();
+                LayerState::Postponed
+            }
+        }
+    }
+
+    /// Makes `digest` again if it is a twin or TOC of which bytes were lost, under the profile it was made under, and
+    /// tells whether it is one. A source that is its own twin is none: the upstream has it.
+    ///
+    /// # Errors
+    /// The catalog's.
+    pub(crate) async fn remake(self: &Arc<Self>, target: &Target, digest: &Digest) -> Result<bool, CatalogError> {
+        let linked = self.catalog.link_of(&target.repository, digest).await?.decided_by;
+        let Some((source, id)) = self.catalog.lost_twin(digest, &linked).await? else { return Ok(false) };
+        if source == *digest {
+            return Ok(false);
+        }
+        if !self.failed_lately(&source) {
+            match self.recorded_profile(&id).await? {
+                Some(profile) => drop(self.begin(target, &plain_layer(source, self.min_layer_size), profile)),
+                None => tracing::error!(
+                    blob.digest = %digest, profile = id,
+                    "a lost twin was made under a profile that this program cannot make: use one that can"
+                ),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Returns the recorded profile `id`, or `None` where this program would make other bytes under it.
+    async fn recorded_profile(&self, id: &str) -> Result<Option<convert::Profile>, CatalogError> {
+        #[derive(serde::Deserialize)]
+        struct Recorded {
+            level: u8,
+            chunk_size: u32,
+        }
+        let text = self.catalog.profile(id).await?.unwrap_or_default();
+        let recorded: Option<Recorded> = serde_json::from_str(&text).ok();
+        let profile = recorded.map(|Recorded { level, chunk_size }| convert::Profile { level, chunk_size });
+        Ok(profile.filter(|profile| profile.id() == id))
     }
 
     /// Returns how long the conversion of `bytes` of sources will take, by what was measured.
@@ -245,19 +302,23 @@ impl Conversions {
             if self.is_poisoned(&digest).await? {
                 continue;
             }
-            let layer = Descriptor {
-                media_type: api::MediaType::OciLayerGzip,
-                digest,
-                // The true size is not known before the fill is open; what depends on it was decided before.
-                size: self.min_layer_size,
-                urls: Vec::new(),
-                annotations: std::collections::BTreeMap::new(),
-                platform: None,
-                artifact_type: None,
-            };
-            self.ensure(&target, &layer).await?;
+            self.ensure(&target, &plain_layer(digest, self.min_layer_size)).await?;
         }
         Ok(())
+    }
+}
+
+/// Returns a descriptor of a layer that was begun before. Its true size is not known before the fill is open; what
+/// depends on it was decided then, so that any `size` that is not too small will do.
+fn plain_layer(digest: Digest, size: u64) -> Descriptor {
+    Descriptor {
+        media_type: api::MediaType::OciLayerGzip,
+        digest,
+        size,
+        urls: Vec::new(),
+        annotations: std::collections::BTreeMap::new(),
+        platform: None,
+        artifact_type: None,
     }
 }
 

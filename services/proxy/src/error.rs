@@ -12,6 +12,7 @@ use crate::fill::FillError;
 use crate::path::PathError;
 use crate::pull::PullError;
 use crate::remotes::RouteError;
+use crate::stock::StockError;
 
 /// An error answer.
 #[derive(Debug, Clone)]
@@ -98,6 +99,18 @@ impl RegistryError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unavailable, "this proxy failed; its log says why")
     }
 
+    /// Returns the answer for bytes that were lost and are being fetched or made again.
+    pub(crate) fn lost() -> Self {
+        Self {
+            retry_after: Some(Duration::from_secs(1)),
+            ..Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                ErrorCode::Unavailable,
+                "the stored bytes were lost and are being made again",
+            )
+        }
+    }
+
     /// Returns what a fill's failure means to a client.
     pub(crate) fn fill(error: &FillError, subject: Subject) -> Self {
         match error {
@@ -125,7 +138,8 @@ impl RegistryError {
             )
             .with_detail(chain(&**error)),
             PullError::NewTarget(error) => Self::pull(error),
-            PullError::Catalog(_) | PullError::Store(_) | PullError::Key(_) => Self::internal(&**error),
+            PullError::Lost => Self::lost(),
+            PullError::Catalog(_) | PullError::Store(_) | PullError::Stock(_) => Self::internal(&**error),
         }
     }
 
@@ -192,6 +206,12 @@ impl From<RouteError> for RegistryError {
 impl From<Arc<PullError>> for RegistryError {
     fn from(error: Arc<PullError>) -> Self {
         Self::pull(&error)
+    }
+}
+
+impl From<StockError> for RegistryError {
+    fn from(error: StockError) -> Self {
+        Self::internal(&error)
     }
 }
 

@@ -1,14 +1,17 @@
 //! [`Fill`]: the fetching of one blob from its upstream into a spool, read by many while it runs.
 //!
 //! A fill asks its upstream for one segment after the other; a cold range asks for the blocks it
-//! needs. Whoever asks for bytes claims them first, so no byte is asked for twice.
+//! needs. Whoever asks for bytes claims them first, so no byte is asked for twice. Fills that no client
+//! waits for yield to those of the same upstream that one does ([`lane`]).
 
 mod driver;
 pub(crate) mod intervals;
 mod journal;
+mod lane;
 mod pace;
 mod reader;
 mod registry;
+mod slot;
 pub(crate) mod spool;
 
 use std::sync::Arc;
@@ -19,6 +22,7 @@ use tokio::sync::{Semaphore, watch};
 use upstream::UpstreamError;
 
 use crate::metrics::Metrics;
+use lane::Standing;
 use spool::Spool;
 
 pub(crate) use reader::FillReader;
@@ -75,6 +79,7 @@ pub(crate) struct Fill {
     /// Whether the upstream answers ranges; learnt from its first answer.
     ranges: AtomicBool,
     cold_blocks: Arc<Semaphore>,
+    standing: Arc<Standing>,
     /// Whether the fill is over and its row, where it has one, is written.
     over: watch::Sender<bool>,
     metrics: Arc<Metrics>,

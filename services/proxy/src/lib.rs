@@ -25,5 +25,6 @@ mod route;
 mod router;
 pub mod serve;
 pub mod serve_http;
+mod stock;
 pub mod tls;
 mod views;

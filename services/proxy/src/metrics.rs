@@ -110,17 +110,29 @@ struct UpstreamLabel {
 pub(crate) struct Metrics {
     registry: Mutex<Registry>,
     fills_running: Gauge,
+    fills_yielding: Gauge,
     fills: Family<StateLabels, Counter>,
     coalesced_readers: Counter,
     upstream_bytes: Family<KindLabel, Counter>,
     served_bytes: Counter,
     conversions: Family<StateLabels, Counter>,
     conversions_running: Gauge,
+    conversions_postponed: Counter,
     conversion_seconds: Histogram,
     ranges: Family<KindLabel, Counter>,
     tag_checks: Family<OutcomeLabel, Counter>,
     quota_remaining: Family<UpstreamLabel, Gauge>,
     uncached_streams: Counter,
+}
+
+/// A fill that yields is counted as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Yielding<'m>(&'m Gauge);
+
+impl Drop for Yielding<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 impl Metrics {
@@ -130,12 +142,14 @@ impl Metrics {
         let this = Self {
             registry: Mutex::default(),
             fills_running: Gauge::default(),
+            fills_yielding: Gauge::default(),
             fills: Family::default(),
             coalesced_readers: Counter::default(),
             upstream_bytes: Family::default(),
             served_bytes: Counter::default(),
             conversions: Family::default(),
             conversions_running: Gauge::default(),
+            conversions_postponed: Counter::default(),
             conversion_seconds: Histogram::new([0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0]),
             ranges: Family::default(),
             tag_checks: Family::default(),
@@ -144,6 +158,7 @@ impl Metrics {
         };
         let r = &mut registry;
         r.register("fills_running", "Fills that run now", this.fills_running.clone());
+        r.register("fills_yielding", "Fills that let wanted ones go first now", this.fills_yielding.clone());
         r.register("fills", "Fills that ended, by state", this.fills.clone());
         r.register("coalesced_readers", "Requests that joined a running fill", this.coalesced_readers.clone());
         r.register_with_unit(
@@ -160,6 +175,11 @@ impl Metrics {
         );
         r.register("conversions", "Conversions that ended, by state and reason", this.conversions.clone());
         r.register("conversions_running", "Conversions that run now", this.conversions_running.clone());
+        r.register(
+            "conversions_postponed",
+            "Conversions that were not begun because too many wait",
+            this.conversions_postponed.clone(),
+        );
         r.register_with_unit(
             "conversion",
             "Time from the start to the end of a conversion",
@@ -193,6 +213,12 @@ impl Metrics {
         self.fills.get_or_create(&StateLabels { state, reason: "" }).inc();
     }
 
+    /// Counts a fill that yields, until what this returns is dropped.
+    pub(crate) fn yielding(&self) -> Yielding<'_> {
+        self.fills_yielding.inc();
+        Yielding(&self.fills_yielding)
+    }
+
     pub(crate) fn coalesced(&self) {
         self.coalesced_readers.inc();
     }
@@ -207,6 +233,10 @@ impl Metrics {
 
     pub(crate) fn conversion_started(&self) {
         self.conversions_running.inc();
+    }
+
+    pub(crate) fn conversion_postponed(&self) {
+        self.conversions_postponed.inc();
     }
 
     /// Counts the end of a conversion; `Ok` a twin, `Err(Some)` unconvertible, `Err(None)` given up

@@ -1,27 +1,26 @@
 //! [`Pull`]: manifests and tags through the cache. Bytes first, then the row, then the answer.
 
+mod tags;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Algorithm, Digest, Hasher, ManifestError, MediaType, Parsed, Reference, Repository, Tag};
+use api::{Algorithm, Digest, Hasher, ManifestError, MediaType, Parsed, Reference, Repository};
 use blobstore::{BlobKey, BlobStore, Generation};
 use bytes::Bytes;
 use catalog::{Catalog, Link, LinkState, ManifestRow};
 use moka::future::Cache;
-use upstream::{ManifestAnswer, RetryPolicy, UpstreamError};
+use upstream::{ManifestAnswer, UpstreamError};
 
-use crate::clock::now_ms;
-use crate::metrics::{Metrics, TagCheck};
+use crate::metrics::Metrics;
 use crate::remotes::Target;
+use crate::stock::{Stock, StockError};
 
 /// Bytes of manifests kept in memory.
 const CACHED_BYTES: u64 = 64 << 20;
 /// How long an upstream's "not found" is believed.
 pub(crate) const NEGATIVE_TTL: Duration = Duration::from_secs(3);
 const NEGATIVE_ENTRIES: u64 = 10_000;
-/// How long the upstream is asked about a tag of which an old answer is known.
-const IMPATIENT: RetryPolicy =
-    RetryPolicy { attempts: 2, total: Duration::from_secs(5), base: Duration::from_millis(200) };
 
 /// A manifest, index or other document by digest, in the store.
 #[derive(Debug)]
@@ -72,9 +71,12 @@ pub(crate) enum PullError {
     /// The store failed.
     #[error("blob store failed")]
     Store(#[from] blobstore::StoreError),
-    /// The catalog names a key that is none.
-    #[error("catalog row of a manifest is damaged")]
-    Key(#[from] blobstore::KeyError),
+    /// A stored manifest cannot be opened.
+    #[error("stored manifest cannot be opened")]
+    Stock(#[from] StockError),
+    /// A converted manifest is gone from the store; it can be made again.
+    #[error("converted manifest is gone from the store")]
+    Lost,
 }
 
 /// Manifests and tags through the cache.
@@ -82,6 +84,7 @@ pub(crate) enum PullError {
 pub(crate) struct Pull {
     catalog: Catalog,
     store: Arc<dyn BlobStore>,
+    stock: Stock,
     metrics: Arc<Metrics>,
     max_stale: Duration,
     manifests: Cache<Digest, Arc<StoredManifest>>,
@@ -93,11 +96,12 @@ pub(crate) struct Pull {
 }
 
 impl Pull {
-    pub(crate) fn new(catalog: Catalog, store: Arc<dyn BlobStore>, metrics: Arc<Metrics>, max_stale: Duration) -> Self {
+    pub(crate) fn new(stock: Stock, metrics: Arc<Metrics>, max_stale: Duration) -> Self {
         let weigh = |_: &Digest, m: &Arc<StoredManifest>| u32::try_from(m.bytes.len() * 4).unwrap_or(u32::MAX);
         Self {
-            catalog,
-            store,
+            catalog: stock.catalog.clone(),
+            store: Arc::clone(&stock.store),
+            stock,
             metrics,
             max_stale,
             manifests: Cache::builder().max_capacity(CACHED_BYTES).weigher(weigh).build(),
@@ -141,33 +145,34 @@ impl Pull {
             return Ok(manifest);
         }
         // The upstream does not know a converted manifest, but its source.
-        let source = match self.catalog.source_of_converted(digest).await.map_err(shared)? {
-            Some(source) => Some(source),
-            None => (decided_by != *digest).then_some(decided_by),
+        let (source, otherwise) = match self.catalog.source_of_converted(digest).await.map_err(shared)? {
+            Some(source) => (source, PullError::Lost),
+            None if decided_by != *digest => (decided_by, UpstreamError::NotFound.into()),
+            None => return self.fetch(target, &Reference::Digest(digest.clone())).await,
         };
-        let Some(source) = source else { return self.fetch(target, &Reference::Digest(digest.clone())).await };
         self.fetch(target, &Reference::Digest(source)).await?;
-        self.stored(digest).await?.ok_or_else(|| Arc::new(UpstreamError::NotFound.into()))
+        self.stored(digest).await?.ok_or_else(|| Arc::new(otherwise))
     }
 
-    /// Returns a manifest that is in the store, without asking whose it is.
+    /// Returns a manifest that is in the store, without asking whose it is; `None` where it is not there, or no
+    /// longer.
     pub(crate) async fn stored(&self, digest: &Digest) -> Result<Option<Arc<StoredManifest>>, Arc<PullError>> {
         if let Some(manifest) = self.manifests.get(digest).await {
             return Ok(Some(manifest));
         }
         let Some(row) = self.catalog.manifest(digest).await.map_err(shared)? else { return Ok(None) };
-        let manifest = Arc::new(self.load(&row).await.map_err(Arc::new)?);
+        let Some(manifest) = self.load(&row).await.map_err(Arc::new)? else { return Ok(None) };
+        let manifest = Arc::new(manifest);
         self.manifests.insert(digest.clone(), Arc::clone(&manifest)).await;
         Ok(Some(manifest))
     }
 
-    async fn load(&self, row: &ManifestRow) -> Result<StoredManifest, PullError> {
-        let key: BlobKey = row.key.parse()?;
-        let blob = self.store.open(&key).await?;
+    async fn load(&self, row: &ManifestRow) -> Result<Option<StoredManifest>, PullError> {
+        let Some(blob) = self.stock.open(&row.digest, &row.key).await? else { return Ok(None) };
         let bytes = blob.read(0, usize::try_from(blob.size()).unwrap_or(usize::MAX)).await?;
         api::verify(&row.digest, &bytes)?;
         let parsed = Parsed::parse(&bytes, &row.media_type)?;
-        Ok(StoredManifest { digest: row.digest.clone(), media_type: row.media_type.clone(), bytes, parsed })
+        Ok(Some(StoredManifest { digest: row.digest.clone(), media_type: row.media_type.clone(), bytes, parsed }))
     }
 
     /// Fetches a manifest from the upstream, stores it and links it. Concurrent calls share one fetch.
@@ -227,135 +232,6 @@ impl Pull {
             self.metrics.quota(&target.remote.config.name, quota.remaining);
         }
     }
-
-    /// Returns what `tag` means: from memory while it is fresh, else by one coalesced question to the
-    /// upstream, else, when the upstream is out of reach, what it meant before.
-    ///
-    /// # Errors
-    /// The upstream's refusal, or its outage when nothing (recent enough) is known.
-    pub(crate) async fn tag(&self, target: &Target, tag: &Tag, with_body: bool) -> Result<ResolvedTag, Arc<PullError>> {
-        let known = self.catalog.tag(&target.repository, tag).await.map_err(shared)?;
-        if let Some(row) = &known
-            && now_ms() - row.checked_at < millis(target.remote.config.tag_ttl)
-        {
-            self.metrics.tag_check(TagCheck::Fresh);
-            return Ok(ResolvedTag {
-                digest: row.digest.clone(),
-                stale: false,
-                original_answered_at: row.original_answered_at,
-                head: None,
-            });
-        }
-        let key = (target.repository.clone(), tag.to_string());
-        if let Some(error) = self.missing.get(&key).await {
-            return Err(Arc::new(error.into()));
-        }
-        if !with_body
-            && let Some((at, seen)) = self.seen.get(&key).await
-            && now_ms() - at < millis(target.remote.config.tag_ttl)
-        {
-            self.metrics.tag_check(TagCheck::Fresh);
-            let original_answered_at = known.and_then(|row| row.original_answered_at);
-            return Ok(ResolvedTag { original_answered_at, ..seen });
-        }
-        let checked = self.checks.try_get_with(key.clone(), self.check_tag(target, tag, known, with_body)).await;
-        self.checks.invalidate(&key).await;
-        if let Err(error) = &checked {
-            self.remember_missing(key, error).await;
-        }
-        checked
-    }
-
-    async fn check_tag(
-        &self,
-        target: &Target,
-        tag: &Tag,
-        known: Option<catalog::TagRow>,
-        with_body: bool,
-    ) -> Result<ResolvedTag, PullError> {
-        let answer = self.ask_tag(target, tag, with_body && known.is_none(), known.is_some()).await;
-        let (digest, head) = match answer {
-            Ok(answer) => answer,
-            Err(PullError::Upstream(error)) => return self.without_upstream(target, known, error),
-            Err(other) => return Err(other),
-        };
-        let now = now_ms();
-        match known {
-            Some(row) if row.digest == digest => {
-                self.metrics.tag_check(TagCheck::Unchanged);
-                self.catalog.tag_checked(&target.repository, tag, now).await?;
-                Ok(ResolvedTag { digest, stale: false, original_answered_at: row.original_answered_at, head })
-            }
-            Some(row) if !with_body => {
-                // A HEAD only looks: the old answer is complete here and stays until the new one is.
-                self.metrics.tag_check(TagCheck::Changed);
-                let original_answered_at = row.original_answered_at;
-                let seen = ResolvedTag { digest, stale: false, original_answered_at, head };
-                self.seen.insert((target.repository.clone(), tag.to_string()), (now, seen.clone())).await;
-                Ok(seen)
-            }
-            known => {
-                if known.is_some()
-                    && let Err(error) = self.by_digest(target, &digest).await
-                {
-                    return match &*error {
-                        PullError::Upstream(error) => self.without_upstream(target, known, error.clone()),
-                        _ => Err(PullError::NewTarget(error)),
-                    };
-                }
-                self.metrics.tag_check(TagCheck::Changed);
-                self.catalog.set_tag(&target.repository, tag, &digest, now).await?;
-                // The upstream named this digest under this repository.
-                self.catalog.link(&target.repository, &digest).await?;
-                let original_answered_at = known.and_then(|row| row.original_answered_at);
-                Ok(ResolvedTag { digest, stale: false, original_answered_at, head })
-            }
-        }
-    }
-
-    /// Asks the upstream what `tag` means: by GET where the body is wanted anyway, else by HEAD. With
-    /// an old answer at hand it is not asked for long.
-    async fn ask_tag(
-        &self,
-        target: &Target,
-        tag: &Tag,
-        with_body: bool,
-        impatient: bool,
-    ) -> Result<(Digest, Option<ManifestFacts>), PullError> {
-        let reference = Reference::Tag(tag.clone());
-        if !with_body {
-            let client = &target.remote.client;
-            let client = if impatient { client.with_retry(IMPATIENT) } else { client.clone() };
-            let head = client.head_manifest(target.repository.name(), &reference).await?;
-            self.note_quota(target);
-            if let Some(digest) = head.digest {
-                let facts = head.size.map(|size| ManifestFacts { media_type: head.media_type, size });
-                return Ok((digest, facts));
-            }
-        }
-        Ok((self.fetch_now(target, &reference).await?.digest.clone(), None))
-    }
-
-    fn without_upstream(
-        &self,
-        target: &Target,
-        known: Option<catalog::TagRow>,
-        error: UpstreamError,
-    ) -> Result<ResolvedTag, PullError> {
-        let usable = known.filter(|row| error.is_outage() && now_ms() - row.checked_at <= millis(self.max_stale));
-        let outcome = match (&usable, &error) {
-            (Some(_), _) => TagCheck::Stale,
-            (None, UpstreamError::NotFound) => TagCheck::Missing,
-            (None, _) => TagCheck::Failed,
-        };
-        self.metrics.tag_check(outcome);
-        let row = usable.ok_or(error.clone())?;
-        tracing::warn!(
-            repo.name = %target.repository, error = &error as &dyn std::error::Error,
-            "upstream is out of reach, a stale tag is served"
-        );
-        Ok(ResolvedTag { digest: row.digest, stale: true, original_answered_at: row.original_answered_at, head: None })
-    }
 }
 
 /// Returns the digest of a fetched manifest: the one asked for, or the upstream's own word where it
@@ -377,8 +253,4 @@ pub(crate) fn digest_of(answer: &ManifestAnswer, reference: &Reference) -> Resul
 
 fn shared(error: catalog::CatalogError) -> Arc<PullError> {
     Arc::new(error.into())
-}
-
-fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }

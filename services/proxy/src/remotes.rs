@@ -1,12 +1,16 @@
 //! [`Remotes`]: the closed map of upstreams, and which one a request means (design: never dial a
 //! name that a client sent).
 
+mod reach;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use api::{Repository, RepositoryName};
 
 use crate::config::{Config, CredentialSource, Upstream, Visibility};
+
+pub(crate) use reach::Reach;
 
 /// The bodies one upstream sends us at the same time. Streamed-through ones last as long as their
 /// clients like, so this is well above what fills need.
@@ -17,6 +21,8 @@ const MAX_CONNECTIONS: usize = 256;
 pub(crate) struct Remote {
     pub(crate) config: Upstream,
     pub(crate) client: upstream::Client,
+    /// Whether it could be reached a moment ago.
+    pub(crate) reach: Reach,
 }
 
 impl Remote {
@@ -97,7 +103,7 @@ impl Remotes {
         let mut default = None;
         for entry in config.upstreams.iter() {
             let client = client(entry).with_context(|| format!("upstream {}", entry.name))?;
-            let remote = Arc::new(Remote { config: entry.clone(), client });
+            let remote = Arc::new(Remote { config: entry.clone(), client, reach: Reach::default() });
             for name in std::iter::once(&entry.name).chain(&entry.aliases) {
                 by_name.insert(name.clone(), Arc::clone(&remote));
             }

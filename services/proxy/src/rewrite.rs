@@ -1,8 +1,11 @@
 //! Rewrites manifests, configs and indexes for the estargz view. It works on the raw JSON, so that
-//! keys unknown here survive in their order; the same input gives the same bytes.
+//! keys unknown here survive in their order; of a config every byte does that need not change. The same
+//! input gives the same bytes.
 
 use api::manifest::MAX_MANIFEST_SIZE;
 use api::{Digest, MediaType, Twin};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 /// The annotation that names the manifest a converted one was made from.
@@ -198,32 +201,52 @@ fn rewrite_layer(layer: &mut Value, choice: &Choice) -> Result<(), RewriteError>
     Ok(())
 }
 
-/// Replaces `rootfs.diff_ids` alone.
+/// The part of a config that is rewritten, as it is written there. A key given twice is refused: readers differ in
+/// which one counts.
+#[derive(Deserialize)]
+struct ConfigText<'a> {
+    #[serde(borrow)]
+    rootfs: RootFsText<'a>,
+}
+
+#[derive(Deserialize)]
+struct RootFsText<'a> {
+    #[serde(borrow)]
+    diff_ids: Vec<&'a RawValue>,
+}
+
+/// Replaces the entries of `rootfs.diff_ids` alone. Every other byte stays, so that no number or escape changes.
 fn rewrite_config(config: &[u8], layers: &[Value], choices: &[Choice]) -> Result<Vec<u8>, RewriteError> {
-    let mut document: Value = serde_json::from_slice(config)?;
-    let diff_ids = document
-        .get_mut("rootfs")
-        .and_then(|rootfs| rootfs.get_mut("diff_ids"))
-        .and_then(Value::as_array_mut)
-        .ok_or(form("rootfs.diff_ids"))?;
+    let text = std::str::from_utf8(config).map_err(|_| form("config"))?;
+    let ConfigText { rootfs: RootFsText { diff_ids } } = serde_json::from_str(text).map_err(config_error)?;
     if diff_ids.len() != choices.len() {
         return Err(RewriteError::LayerCount { layers: choices.len(), diff_ids: diff_ids.len() });
     }
-    for ((diff_id, choice), layer) in diff_ids.iter_mut().zip(choices).zip(layers) {
+    let (mut made, mut done) = (String::with_capacity(text.len()), 0);
+    for ((diff_id, choice), layer) in diff_ids.iter().zip(choices).zip(layers) {
         let Choice::Twin(twin) = choice else { continue };
-        let claimed = diff_id.as_str().unwrap_or_default();
+        let claimed: String = serde_json::from_str(diff_id.get()).map_err(|_| form("rootfs.diff_ids"))?;
         // A config that lies about its layers must not become true by conversion.
         if claimed != twin.source_diff_id.to_string() {
             let named = layer.get("digest").and_then(Value::as_str).unwrap_or_default();
             return Err(RewriteError::DiffId {
                 layer: Digest::parse(named).map_err(|_| form("layers"))?,
-                claimed: claimed.into(),
+                claimed,
                 found: twin.source_diff_id.clone(),
             });
         }
-        *diff_id = twin.diff_id.to_string().into();
+        // The entry is a part of `text`.
+        let start = diff_id.get().as_ptr() as usize - text.as_ptr() as usize;
+        made.push_str(&text[done..start]);
+        made.push_str(&format!("\"{}\"", twin.diff_id));
+        done = start + diff_id.get().len();
     }
-    Ok(serde_json::to_vec(&document)?)
+    made.push_str(&text[done..]);
+    Ok(made.into_bytes())
+}
+
+fn config_error(error: serde_json::Error) -> RewriteError {
+    if error.is_data() { form("rootfs.diff_ids") } else { error.into() }
 }
 
 #[cfg(test)]
@@ -287,6 +310,33 @@ mod tests {
         assert_eq!(made["subject"]["digest"], digest.to_string());
         assert_eq!(made["annotations"][SOURCE_ANNOTATION], digest.to_string());
         assert_eq!(made["x-unknown"], true);
+    }
+
+    #[test]
+    fn all_of_a_config_but_its_diff_ids_stays_byte_for_byte() {
+        let (manifest, _, diff_id) = docker_image();
+        let digest = Digest::of(&manifest);
+        let source = SourceDocument { bytes: &manifest, digest: &digest, media_type: &MediaType::DockerManifest };
+        let twin = Box::new(twin(&diff_id));
+        let choices = [Choice::Keep, Choice::Twin(twin.clone())];
+        let config = format!(
+            "{{ \"a\": [1.10, 1e400, 123456789012345678901234567890, -0],\n \"b\": \"\\u003c\\/\",\t\"a\": 2,\n\
+             \"rootfs\" : {{\"diff_ids\" :[ \"{diff_id}\" ,\n\"{diff_id}\"], \"n\": 1.0}} }}\n"
+        );
+        let out = image(&source, config.as_bytes(), &choices, "p").unwrap();
+        let (before, after) = config.rsplit_once(&diff_id.to_string()).unwrap();
+        assert_eq!(String::from_utf8(out.config).unwrap(), format!("{before}{}{after}", twin.diff_id));
+
+        let id = format!("\"{diff_id}\"");
+        for bad in [
+            format!(r#"{{"rootfs":{{"diff_ids":[{id},{id}]}},"rootfs":{{"diff_ids":[{id},{id}]}}}}"#),
+            format!(r#"{{"rootfs":{{"diff_ids":[{id},{id}],"diff_ids":[]}}}}"#),
+            format!(r#"{{"rootfs":{{"diff_ids":[{id},7]}}}}"#),
+            r#"{"rootfs":[]}"#.to_owned(),
+        ] {
+            let result = image(&source, bad.as_bytes(), &choices, "p");
+            assert!(matches!(result, Err(RewriteError::Form { .. })), "{bad}: {result:?}");
+        }
     }
 
     #[test]

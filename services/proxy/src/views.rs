@@ -19,6 +19,7 @@ use crate::error::RegistryError;
 use crate::image::Image;
 use crate::pull::{Pull, PullError, ResolvedTag, StoredManifest};
 use crate::remotes::Target;
+use crate::stock::Stock;
 
 /// A tag that was answered with the original keeps that answer this long: clients ask by HEAD first
 /// and by GET later, and both must agree.
@@ -41,6 +42,7 @@ pub(crate) struct Views {
 pub(crate) struct Parts {
     pub(crate) catalog: Catalog,
     pub(crate) store: Arc<dyn BlobStore>,
+    pub(crate) stock: Stock,
     pub(crate) pull: Arc<Pull>,
     pub(crate) blobs: Arc<Blobs>,
     pub(crate) conversions: Arc<Conversions>,
@@ -64,7 +66,7 @@ enum Progress {
     Running(Vec<Arc<Job>>),
     /// Every layer has a twin or will never have one.
     Ended,
-    /// One failed for a passing reason.
+    /// One failed for a passing reason, or was not begun.
     GivenUp,
 }
 
@@ -81,8 +83,7 @@ enum Built {
 
 impl Views {
     pub(crate) fn new(
-        catalog: Catalog,
-        store: Arc<dyn BlobStore>,
+        stock: Stock,
         pull: Arc<Pull>,
         blobs: Arc<Blobs>,
         conversions: Arc<Conversions>,
@@ -90,8 +91,9 @@ impl Views {
     ) -> Self {
         Self {
             parts: Arc::new(Parts {
-                catalog,
-                store,
+                catalog: stock.catalog.clone(),
+                store: Arc::clone(&stock.store),
+                stock,
                 pull,
                 blobs,
                 conversions,
@@ -274,7 +276,7 @@ impl Parts {
 
     /// Converts everything `manifest` names and builds its converted form; takes as long as it takes.
     async fn convert(&self, target: &Target, manifest: &Arc<StoredManifest>) -> Result<(), RegistryError> {
-        if self.catalog.converted(&manifest.digest).await?.is_some() {
+        if self.whole_form(&manifest.digest).await?.is_some() {
             return Ok(());
         }
         self.deadlines.get_with(manifest.digest.clone(), async { Instant::now() + self.wait }).await;
@@ -304,7 +306,7 @@ impl Parts {
     async fn start_all(&self, target: &Target, image: &Image) -> Result<Progress, RegistryError> {
         let mut layers: Vec<_> = image.layers().collect();
         layers.sort_by_key(|layer| std::cmp::Reverse(layer.size));
-        let mut jobs = Vec::new();
+        let (mut jobs, mut postponed) = (Vec::new(), false);
         if layers.iter().any(|layer| self.conversions.failed_lately(&layer.digest)) {
             return Ok(Progress::GivenUp);
         }
@@ -313,11 +315,17 @@ impl Parts {
                 // A manifest may name what its repository does not hold.
                 self.blobs.check_link(target, &layer.digest).await?;
             }
-            if let LayerState::Converting(job) = self.conversions.ensure(target, layer).await? {
-                jobs.push(job);
+            match self.conversions.ensure(target, layer).await? {
+                LayerState::Converting(job) => jobs.push(job),
+                LayerState::Postponed => postponed = true,
+                LayerState::Ready(_) | LayerState::Unconvertible { .. } | LayerState::LeftAlone => {}
             }
         }
-        Ok(if jobs.is_empty() { Progress::Ended } else { Progress::Running(jobs) })
+        Ok(match (jobs.is_empty(), postponed) {
+            (false, _) => Progress::Running(jobs),
+            (true, true) => Progress::GivenUp,
+            (true, false) => Progress::Ended,
+        })
     }
 
     /// Returns how far the conversions of an image are, starting none: one that failed for a passing
@@ -326,7 +334,7 @@ impl Parts {
         let mut jobs = Vec::new();
         for layer in image.layers() {
             match self.conversions.look(layer).await? {
-                None => return Ok(Progress::GivenUp),
+                None | Some(LayerState::Postponed) => return Ok(Progress::GivenUp),
                 Some(LayerState::Converting(job)) => jobs.push(job),
                 Some(LayerState::Ready(_) | LayerState::Unconvertible { .. } | LayerState::LeftAlone) => {}
             }

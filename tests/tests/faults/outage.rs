@@ -1,15 +1,19 @@
-//! An upstream that is away, ill, overloaded or unfriendly, and a disk without room.
+//! An upstream that is away, ill, overloaded or unfriendly, and a disk without room or that lost files.
 
+use std::collections::BTreeSet;
+use std::net::TcpListener;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use e2e::web::{self, Answer, Pace};
 use e2e::{
     Fault, Node, Proxy, ProxyOptions, Registry, RegistryOptions, Relay, Rule, Scratch, Stage, is_root, run, skip,
 };
 
-use crate::layer::noise;
+use crate::layer::{noise, tar};
 use crate::push::{self, Blob, TAR};
-use crate::world::{REPOSITORY, World, code};
+use crate::world::{REPOSITORY, World, blob_path, code};
 
 const IMPATIENT: &str = "[cache]\ntag_ttl = \"0s\"\n[convert]\nenabled = false\n";
 
@@ -53,7 +57,7 @@ fn what_is_cached_answers_during_an_outage() {
     world.stage.relay.stop();
     check_stale(&world, "no upstream");
     world.stage.relay.resume().unwrap();
-    assert_eq!(world.get(&tag()).header("warning"), None, "upstream is back");
+    world.wait("the upstream to be asked again", || world.get(&tag()).header("warning").is_none());
     assert!(world.series("firstlight_tag_checks_total{outcome=\"stale\"}") >= 10.0);
     world.assert_calm();
 }
@@ -67,6 +71,53 @@ fn a_tag_is_not_stale_for_ever() {
     world.stage.relay.stop();
     let answer = world.get(&tag());
     assert!(answer.status.is_server_error(), "{}", answer.status);
+}
+
+/// What the upstream says is gone stays gone: no outage brings back what the tag meant before.
+#[test]
+fn a_tag_that_is_gone_is_not_stale() {
+    let mut world = impatient();
+    assert_eq!(world.get(&tag()).status, 200);
+    world.stage.relay.add(Rule::new("/manifests/latest", Fault::Status(404, Vec::new())));
+    assert_eq!(world.get(&tag()).status, 404);
+    world.stage.relay.clear();
+    world.stage.relay.stop();
+    world.wait("the 404 to be forgotten", || {
+        let answer = world.get(&tag());
+        assert!(answer.status == 404 || answer.status.is_server_error(), "{}", answer.status);
+        answer.status.is_server_error()
+    });
+    let tags = world.get(&format!("/v2/{REPOSITORY}/tags/list"));
+    assert!(tags.status.is_server_error(), "{}", tags.text());
+}
+
+/// An upstream that takes connections and says nothing: one request waits for it, the others have the stale tag at once.
+#[test]
+fn a_silent_upstream_is_waited_for_by_one() {
+    const REQUESTS: usize = 40;
+    let mut world = impatient();
+    assert_eq!(world.get(&tag()).status, 200);
+    world.stage.relay.stop();
+    let silent = TcpListener::bind(world.stage.relay.at()).unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    // Ends with the test's process; it holds what connects and answers nothing.
+    std::thread::spawn(move || {
+        let _held: Vec<_> = silent
+            .incoming()
+            .inspect(|_| {
+                count.fetch_add(1, Ordering::Relaxed);
+            })
+            .collect();
+    });
+    for _ in 0..REQUESTS {
+        let answer = world.get(&tag());
+        assert_eq!((answer.status.as_u16(), e2e::digest(&answer.body)), (200, world.image.digest.clone()));
+        assert!(answer.header("warning").unwrap_or_default().starts_with("110"), "{:?}", answer.headers);
+    }
+    let asked = asked.load(Ordering::Relaxed);
+    assert!((1..=REQUESTS / 4).contains(&asked), "{REQUESTS} requests made {asked} connections");
+    world.assert_calm();
 }
 
 /// 404, 401 and 403 are upstream's answers, for a tag that is cached too: 404 with the reason, and no challenge.
@@ -174,6 +225,58 @@ fn a_blob_larger_than_the_disk_streams_through() {
     world.stage.relay.stop();
     assert!(world.get(&world.path(1)).body == world.image.layers[1].bytes);
     assert!(world.get(&world.path(0)).status.is_server_error());
+    world.assert_calm();
+}
+
+/// Every stored file is lost: each digest answers again, with the same bytes, what was made here after 503 at most.
+#[test]
+fn what_the_disk_lost_comes_back() {
+    let layers = vec![Blob::new(TAR, tar(77, 4, 300_000)), Blob::gzip(&tar(78, 3, 200_000))];
+    let config = "[convert]\nwait = \"60s\"\n[cache]\ntag_ttl = \"1h\"\n";
+    let mut world = World::start(layers, |options| options.view("estargz").config(config));
+    let shown = world.get(&tag());
+    assert_eq!(shown.header("firstlight-view").as_deref(), Some("estargz"), "{}", world.stage.proxy.log());
+    let document = shown.json().unwrap();
+    let named = document["layers"].as_array().unwrap().iter().chain([&document["config"]]);
+    let made: Vec<_> = named.map(|named| named["digest"].as_str().unwrap().to_owned()).collect();
+    let form = format!("/v2/{REPOSITORY}/manifests/{}", e2e::digest(&shown.body));
+    world.wait_tidy();
+
+    world.stage.proxy.kill().unwrap();
+    let lost: Vec<_> = world.files("/blobs/").into_iter().chain(world.files("/tocs/")).collect();
+    assert!(lost.len() > 2 + 2 + 2 + 1 + 1, "layers, twins, TOCs, manifests and configs: {lost:?}");
+    lost.iter().for_each(|file| std::fs::remove_file(file).unwrap());
+    world.stage.proxy.start_again().unwrap();
+
+    assert_eq!(world.download(Pace::default()).unwrap().digest, world.layer().digest);
+    let original = world.get(&format!("/v2/{REPOSITORY}/manifests/{}", world.image.digest));
+    assert_eq!((original.status.as_u16(), e2e::digest(&original.body)), (200, world.image.digest.clone()));
+    let again = |path: &str, digest: &str| {
+        world.wait(path, || {
+            let answer = world.get(path);
+            if answer.status == 503 {
+                assert!(answer.header("retry-after").is_some(), "{path}");
+                return false;
+            }
+            assert_eq!((answer.status.as_u16(), e2e::digest(&answer.body).as_str()), (200, digest), "{path}");
+            true
+        });
+    };
+    // The config first, so that nothing else has brought it back.
+    made.iter().rev().for_each(|digest| again(&blob_path(REPOSITORY, digest), digest));
+    again(&form, &e2e::digest(&shown.body));
+    again(&tag(), &e2e::digest(&shown.body));
+    world.wait_tidy();
+    let digests = |files: &[std::path::PathBuf]| -> BTreeSet<String> {
+        files.iter().map(|file| file.file_stem().unwrap().to_string_lossy().into_owned()).collect()
+    };
+    let kept: Vec<_> = world.files("/blobs/").into_iter().chain(world.files("/tocs/")).collect();
+    assert!(digests(&lost).is_subset(&digests(&kept)), "{lost:#?}\n{kept:#?}");
+    let log = world.stage.proxy.log();
+    for digest in made.iter().chain([&world.layer().digest]) {
+        let told = log.lines().filter(|line| line.contains("a stored file is gone") && line.contains(digest)).count();
+        assert_eq!(told, 1, "{digest}\n{log}");
+    }
     world.assert_calm();
 }
 

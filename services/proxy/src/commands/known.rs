@@ -18,6 +18,7 @@ use crate::image;
 use crate::metrics::Metrics;
 use crate::pull::{Pull, StoredManifest};
 use crate::rewrite::Choice;
+use crate::stock::Stock;
 
 pub use knowledge::{BlobState, Knowledge, KnownImage, KnownLayer, TwinStateName};
 
@@ -26,6 +27,7 @@ pub use knowledge::{BlobState, Knowledge, KnownImage, KnownLayer, TwinStateName}
 pub(super) struct Known {
     pub(super) catalog: Catalog,
     pub(super) store: Arc<dyn BlobStore>,
+    stock: Stock,
     pull: Pull,
     convert: Convert,
     profile: String,
@@ -46,13 +48,15 @@ impl Known {
         let catalog = Catalog::open(&url).await.with_context(|| format!("cannot open the catalog {url}"))?;
         let store = FsStore::open(&config.storage.path).context("cannot open the blob store")?;
         let store: Arc<dyn BlobStore> = Arc::new(store);
+        let stock = Stock::looked_at(catalog.clone(), Arc::clone(&store));
         let fills = catalog.unfinished_fills().await?.into_iter().map(|fill| (fill.digest.clone(), fill)).collect();
         Ok(Some(Self {
-            pull: Pull::new(catalog.clone(), Arc::clone(&store), Arc::new(Metrics::new()), config.cache.max_stale),
+            pull: Pull::new(stock.clone(), Arc::new(Metrics::new()), config.cache.max_stale),
             profile: conversions::profile(&config.convert).id(),
             convert: config.convert.clone(),
             catalog,
             store,
+            stock,
             fills,
         }))
     }
@@ -141,8 +145,8 @@ impl Known {
         if layers.iter().any(is_open) {
             return Ok(());
         }
-        let tocs = StoredTocs { catalog: &self.catalog, store: &self.store };
-        let choices = choices::choose(&tocs, twins).await.map_err(|error| anyhow::anyhow!(error.message))?;
+        let choices =
+            choices::choose(&StoredTocs(&self.stock), twins).await.map_err(|error| anyhow::anyhow!(error.message))?;
         for (layer, choice) in layers.iter_mut().zip(choices) {
             if layer.state == TwinStateName::Ready && matches!(choice, Choice::Keep) {
                 layer.reason = Some("implied_dirs".into());
@@ -163,7 +167,7 @@ impl Known {
         let by_descriptor = conversions::by_descriptor(source, self.convert.min_layer_size.bytes());
         match (by_descriptor, row) {
             (Some(LayerState::Unconvertible { reason, detail }), _) => layer.refuse(&reason.to_string(), &detail),
-            (Some(LayerState::LeftAlone | LayerState::Ready(_) | LayerState::Converting(_)), _) => {
+            (Some(_), _) => {
                 layer.state = TwinStateName::LeftAlone;
                 layer.reason = Some("min_layer_size".into());
             }

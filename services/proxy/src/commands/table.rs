@@ -23,9 +23,9 @@ impl Table {
         Self { columns: columns.to_vec(), rows: Vec::new() }
     }
 
-    /// Adds a row; cells that are missing are empty.
+    /// Adds a row; cells that are missing are empty. Each cell keeps to its line.
     pub(super) fn row(&mut self, cells: Vec<String>) {
-        self.rows.push(cells);
+        self.rows.push(cells.iter().map(|cell| shown(cell)).collect());
     }
 
     /// Writes the rows; columns that are empty in all of them are left out.
@@ -51,6 +51,17 @@ impl Table {
         }
         Ok(())
     }
+}
+
+/// Returns `text` without the characters that would act on a terminal: control characters, and those that turn the
+/// direction of what follows. Upstreams and images choose their texts themselves.
+pub(super) fn shown(text: &str) -> String {
+    let acts = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if acts(c) { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
 }
 
 /// Returns `bytes` with three digits and a unit.
@@ -104,6 +115,12 @@ mod tests {
         for (bytes, text) in cases.into_iter().chain([(150 << 20, "150 MiB"), (u64::MAX, "16384 PiB")]) {
             assert_eq!(size(bytes), text);
         }
+    }
+
+    #[test]
+    fn texts_cannot_act_on_a_terminal() {
+        assert_eq!(shown("a\u{1b}[2Jb\u{9b}1m\n\u{202e}"), "a\\u{1b}[2Jb\\u{9b}1m\\n\\u{202e}");
+        assert_eq!(shown("früh \\ 'x'"), "früh \\ 'x'");
     }
 
     #[test]

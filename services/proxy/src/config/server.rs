@@ -7,6 +7,8 @@ use serde::Serialize;
 
 use super::section::Section;
 use super::value::Value;
+use crate::htpasswd::Gate;
+use crate::tls::{TlsAcceptorHandle, TlsError};
 
 /// `[server]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -44,7 +46,7 @@ impl Server {
             mirror_listen: section.optional("mirror_listen", address),
             admin_listen: section.or("admin_listen", SocketAddr::from(([127, 0, 0, 1], 5081)), address),
             tls: read_tls(section),
-            htpasswd: section.optional("htpasswd", Value::readable_file),
+            htpasswd: section.optional("htpasswd", htpasswd),
         };
         for key in ["internal_listen", "advertise", "internal_secret_file"] {
             section.not_built(key, Value::is_set);
@@ -76,7 +78,22 @@ fn read_tls(section: &mut Section) -> Option<TlsFiles> {
         (false, true) => section.error("tls_key", "server.tls_cert must be set too"),
         _ => {}
     }
-    Some(TlsFiles { cert: cert?, key: key? })
+    let files = TlsFiles { cert: cert?, key: key? };
+    if let Err(error) = TlsAcceptorHandle::load(&files) {
+        let key = match &error {
+            TlsError::Read { path, .. } | TlsError::Pem { path, .. } if *path == files.key => "tls_key",
+            _ => "tls_cert",
+        };
+        section.error(key, format!("{:#}", anyhow::Error::from(error)));
+    }
+    Some(files)
+}
+
+/// Returns the path of an htpasswd file that can be used now.
+fn htpasswd(value: &Value) -> Result<PathBuf, String> {
+    let path = value.readable_file()?;
+    Gate::load(&path).map_err(|error| format!("{:#}", anyhow::Error::from(error)))?;
+    Ok(path)
 }
 
 fn address(value: &Value) -> Result<SocketAddr, String> {

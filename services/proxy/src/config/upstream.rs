@@ -1,5 +1,6 @@
 //! [`Upstream`]: a remote registry.
 
+mod files;
 mod known;
 mod list;
 mod url;
@@ -101,7 +102,7 @@ impl Upstream {
         }
         let known = Known::named(&name);
         let plain_http = section.or("plain_http", false, Value::boolean);
-        Self {
+        let upstream = Self {
             aliases: section.or("aliases", known.aliases, hosts),
             url: section.or("url", known.url, |value| url::read(value, plain_http)),
             auth_hosts: section.or("auth_hosts", known.auth_hosts, hosts),
@@ -116,7 +117,9 @@ impl Upstream {
             ca_file: section.optional("ca_file", Value::readable_file),
             plain_http,
             name,
-        }
+        };
+        files::check(&upstream, section);
+        upstream
     }
 }
 

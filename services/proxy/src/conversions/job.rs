@@ -16,17 +16,19 @@ use super::source::LayerSource;
 use super::{Conversions, NICE};
 use crate::fill::{Fill, FillError, Joined};
 use crate::remotes::Target;
+use crate::stock::StockError;
 
 /// The conversion of one layer.
 #[derive(Debug)]
 pub(crate) struct Job {
     layer: Descriptor,
+    profile: convert::Profile,
     ended: watch::Sender<bool>,
 }
 
 impl Job {
-    pub(super) fn new(layer: Descriptor) -> Self {
-        Self { layer, ended: watch::Sender::new(false) }
+    pub(super) fn new(layer: Descriptor, profile: convert::Profile) -> Self {
+        Self { layer, profile, ended: watch::Sender::new(false) }
     }
 
     /// Returns the size of the source in bytes.
@@ -59,6 +61,12 @@ enum JobError {
     File { path: PathBuf, source: std::io::Error },
     #[error("the converting thread ended without a result")]
     Thread,
+    #[error(
+        "the result is {digest}, another twin than the recorded one: the store's or the profile's records are damaged"
+    )]
+    AnotherTwin { digest: Digest },
+    #[error("a stored layer cannot be opened")]
+    Stock(#[from] StockError),
     #[error("the source was not stored")]
     SourceNotStored,
     #[error("the source did not arrive whole and right")]
@@ -97,7 +105,7 @@ impl Conversions {
         if let Err(error) = task.await {
             tracing::error!(blob.digest = %digest, %error, "a conversion broke off");
         }
-        self.jobs().remove(&digest);
+        self.jobs.leave(&digest);
         job.ended.send_replace(true);
     }
 
@@ -105,8 +113,8 @@ impl Conversions {
         let digest = job.layer.digest.clone();
         self.metrics.conversion_started();
         let started = Instant::now();
-        let result = self.convert(&target, &digest).await;
-        let outcome = self.record(&digest, result, started.elapsed()).await;
+        let result = self.convert(&target, &job).await;
+        let outcome = self.record(&job, result, started.elapsed()).await;
         if outcome == Err(None) {
             self.failed.insert(digest, ()).await;
         }
@@ -115,20 +123,22 @@ impl Conversions {
 
     async fn record(
         &self,
-        digest: &Digest,
+        job: &Job,
         result: Result<u64, JobError>,
         took: Duration,
     ) -> Result<(), Option<UnconvertibleReason>> {
         let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let digest = &job.layer.digest;
         match result {
             Ok(size_bytes) => {
-                self.measured(size_bytes, took);
                 tracing::info!(blob.digest = %digest, size_bytes, duration_ms, "layer converted");
                 Ok(())
             }
             Err(JobError::Convert(ConvertError::Unconvertible { reason, detail })) => {
                 tracing::warn!(blob.digest = %digest, %reason, detail, duration_ms, "layer stays as it is");
-                match self.catalog.refuse_conversion(digest, &self.profile_id, reason, &detail).await {
+                match self.catalog.refuse_conversion(digest, &job.profile.id(), reason, &detail).await {
+                    // What had a twin once has it again, or nothing.
+                    Ok(catalog::TwinState::Converting { .. }) => Err(None),
                     Ok(_) => Err(Some(reason)),
                     Err(error) => {
                         tracing::error!(blob.digest = %digest, %error, "the refusal could not be recorded");
@@ -150,13 +160,15 @@ impl Conversions {
         }
     }
 
-    async fn convert(&self, target: &Target, digest: &Digest) -> Result<u64, JobError> {
+    async fn convert(&self, target: &Target, job: &Job) -> Result<u64, JobError> {
+        let digest = &job.layer.digest;
         let (source, fill) = self.source(target, digest).await?;
         let _place = self.place(&source, fill.as_deref()).await;
+        let begun = Instant::now();
         let size = convert::Source::size(&source);
         self.fills.check_room(size).await.map_err(Arc::new)?;
         let drafts = Arc::new(Drafts::new(&self.folder, digest));
-        let result = self.on_thread(source, &drafts).await;
+        let result = self.on_thread(source, &drafts, job.profile).await;
         if let Some(fill) = &fill {
             // Whatever the converter thinks of the bytes counts only if they are the right ones.
             fill.wait_verified().await.map_err(JobError::Unverified)?;
@@ -167,10 +179,11 @@ impl Conversions {
                 let toc_key = BlobKey::toc(&twin.toc_digest, Generation::random());
                 self.store.put_file(&key, &drafts.twin).await?;
                 self.store.put_file(&toc_key, &drafts.toc).await?;
-                let kept = self.finish(digest, &twin, &key, &toc_key).await?;
-                if kept != key.to_string() {
+                let kept = self.finish(job, &twin, &key, &toc_key).await?;
+                if kept.as_ref() != Some(&key.to_string()) {
                     self.store.delete(&key).await?;
                 }
+                kept.ok_or(JobError::AnotherTwin { digest: twin.digest })?;
             }
             Converted::OwnTwin(twin) => {
                 if let Some(fill) = &fill {
@@ -179,32 +192,40 @@ impl Conversions {
                 let row = self.catalog.blob(digest).await?.ok_or(JobError::SourceNotStored)?;
                 let toc_key = BlobKey::toc(&twin.toc_digest, Generation::random());
                 self.store.put_file(&toc_key, &drafts.toc).await?;
-                self.finish(digest, &twin, &row.key.parse()?, &toc_key).await?;
+                let kept = self.finish(job, &twin, &row.key.parse()?, &toc_key).await?;
+                kept.ok_or(JobError::AnotherTwin { digest: twin.digest })?;
             }
         }
+        // Without the wait for a place, which says nothing of the converter's speed.
+        self.measured(size, begun.elapsed());
         Ok(size)
     }
 
-    /// Bytes are stored by now; this makes them count, and returns the key of the twin that does. A TOC
-    /// that lost to an earlier writer's is removed.
+    /// Bytes are stored by now; this makes them count, and returns the key of the twin that does, or `None` where none
+    /// may. A TOC that does not count is removed.
     async fn finish(
         &self,
-        digest: &Digest,
+        job: &Job,
         twin: &api::Twin,
         key: &BlobKey,
         toc_key: &BlobKey,
-    ) -> Result<String, JobError> {
-        let state = self
-            .catalog
-            .finish_conversion(digest, &self.profile_id, twin, &key.to_string(), &toc_key.to_string())
-            .await?;
-        if let catalog::TwinState::Ready { key: kept, toc_key: kept_toc, .. } = state {
-            if kept_toc != toc_key.to_string() {
-                self.store.delete(toc_key).await?;
+    ) -> Result<Option<String>, JobError> {
+        for digest in [&twin.digest, &twin.toc_digest] {
+            // A row that stands in the way of the new bytes must have some itself.
+            if let Some(row) = self.catalog.blob(digest).await? {
+                self.stock.open(digest, &row.key).await?;
             }
-            return Ok(kept);
         }
-        Ok(key.to_string())
+        let (profile, key, toc) = (job.profile.id(), key.to_string(), toc_key.to_string());
+        let state = self.catalog.finish_conversion(&job.layer.digest, &profile, twin, &key, &toc).await?;
+        let (kept, kept_toc) = match state {
+            catalog::TwinState::Ready { key, toc_key, .. } => (Some(key), Some(toc_key)),
+            catalog::TwinState::Converting { .. } | catalog::TwinState::Unconvertible { .. } => (None, None),
+        };
+        if kept_toc != Some(toc) {
+            self.store.delete(toc_key).await?;
+        }
+        Ok(kept)
     }
 
     /// Waits for a place. Layers that still arrive have places of their own, so that slow upstreams
@@ -219,20 +240,29 @@ impl Conversions {
     }
 
     async fn source(&self, target: &Target, digest: &Digest) -> Result<(LayerSource, Option<Arc<Fill>>), JobError> {
-        let row = match self.catalog.blob(digest).await? {
-            Some(row) => row,
-            None => match self.fills.join(&target.remote.client, &target.repository, digest).await? {
-                Joined::Running(fill) => return Ok((LayerSource::Filling(Arc::clone(&fill)), Some(fill))),
-                Joined::Stored(row) => row,
-            },
-        };
-        Ok((LayerSource::Stored(self.store.open(&row.key.parse()?).await?), None))
+        if let Some(row) = self.catalog.blob(digest).await?
+            && let Some(blob) = self.stock.open(digest, &row.key).await?
+        {
+            return Ok((LayerSource::Stored(blob), None));
+        }
+        match self.fills.join(&target.remote.client, &target.repository, digest).await? {
+            Joined::Running(fill) => Ok((LayerSource::Filling(Arc::clone(&fill)), Some(fill))),
+            Joined::Stored(row) => {
+                let blob = self.stock.open(digest, &row.key).await?.ok_or(JobError::SourceNotStored)?;
+                Ok((LayerSource::Stored(blob), None))
+            }
+        }
     }
 
     /// Runs the conversion on a thread of its own, niced below serving.
-    async fn on_thread(&self, source: LayerSource, drafts: &Arc<Drafts>) -> Result<Converted, JobError> {
+    async fn on_thread(
+        &self,
+        source: LayerSource,
+        drafts: &Arc<Drafts>,
+        profile: convert::Profile,
+    ) -> Result<Converted, JobError> {
         let (done, result) = oneshot::channel();
-        let (profile, pool, folder) = (self.profile, Arc::clone(&self.pool), self.folder.clone());
+        let (pool, folder) = (Arc::clone(&self.pool), self.folder.clone());
         let drafts = Arc::clone(drafts);
         let spawned = std::thread::Builder::new().name("convert".into()).spawn(move || {
             nice();

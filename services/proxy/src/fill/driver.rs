@@ -1,6 +1,8 @@
-//! Drives a fill: segment after segment, retries, the hash that follows the front.
+//! Drives a fill: segment after segment, each in the fill's turn, retries, the hash that follows the
+//! front.
 
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,6 +15,7 @@ use tokio::task::JoinSet;
 use upstream::{BlobAnswer, BlobBody, UpstreamError};
 
 use super::journal::Journal;
+use super::lane::Share;
 use super::pace::Pace;
 use super::spool::Spool;
 use super::{Fill, FillError};
@@ -130,11 +133,14 @@ impl Fill {
         let mut last_total = self.spool.have().total();
         let mut journal = tokio::time::interval(JOURNAL_EVERY);
         let mut changes = self.spool.subscribe();
+        let mut share = pin!(self.standing.share());
         while !self.spool.is_complete() || !running.is_empty() {
-            if flow.may_start(running.len()) && self.start_next(&mut running, &flow) {
-                continue;
-            }
+            let may_start = flow.may_start(running.len()) && self.spool.has_unclaimed();
             tokio::select! {
+                granted = &mut share, if may_start => {
+                    self.start_next(&mut running, &flow, granted);
+                    share.set(self.standing.share());
+                }
                 Some(ended) = running.join_next(), if !running.is_empty() => {
                     if let Err(error) = ended.unwrap_or_else(|e| Err(self.spool_error(std::io::Error::other(e)))) {
                         let total = self.spool.have().total();
@@ -148,6 +154,8 @@ impl Fill {
                 _ = journal.tick() => self.save_journal().await,
             }
         }
+        // What is left to do, hash and store, needs nothing of the link.
+        self.standing.end();
         self.save_journal().await;
         Ok(())
     }
@@ -191,17 +199,16 @@ impl Fill {
         });
     }
 
-    /// Starts the next segment; returns whether there was one to start.
-    fn start_next(self: &Arc<Self>, running: &mut JoinSet<Result<(), FillError>>, flow: &Arc<Flow>) -> bool {
-        let most = if self.answers_ranges() { flow.pace().segment() } else { u64::MAX };
-        let Some(range) = self.spool.claim(0, self.size(), most) else { return false };
+    /// Starts the next segment, if there still is one to start.
+    fn start_next(self: &Arc<Self>, running: &mut JoinSet<Result<(), FillError>>, flow: &Arc<Flow>, share: Share) {
+        let most = if self.answers_ranges() { share.of(flow.pace().segment()) } else { u64::MAX };
+        let Some(range) = self.spool.claim(0, self.size(), most) else { return };
         let (fill, flow) = (Arc::clone(self), Arc::clone(flow));
         flow.remaining.store(range.end - range.start, Ordering::Relaxed);
         running.spawn(async move {
             let mut claim = Claim::new(&fill, range);
             fill.fetch(&mut claim, UpstreamBytes::Fill, Some(&flow)).await
         });
-        true
     }
 
     /// Fetches a block for a cold range.

@@ -8,7 +8,8 @@ use tokio::time::Instant;
 pub(crate) const FIRST_SEGMENT: u64 = 1 << 20;
 /// The largest segment while nothing is known: on a slow link a range behind it waits for all of it.
 const LARGEST_BLIND: u64 = 4 << 20;
-const SMALLEST: u64 = 1 << 20;
+/// The smallest segment; an unasked fill that yields asks for no more at a time.
+pub(super) const SMALLEST: u64 = 1 << 20;
 const LARGEST: u64 = 64 << 20;
 /// A reader inside a segment waits for the bytes in front of it; this bounds the wait.
 const SEGMENT_TIME: Duration = Duration::from_millis(500);

@@ -13,36 +13,30 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::intervals::Intervals;
 use super::journal::{Journal, spool_path};
+use super::lane::{Lanes, Standing};
 use super::pace::FIRST_SEGMENT;
+use super::slot::{NotOpened, Slot};
 use super::spool::Spool;
 use super::{COLD_BLOCKS, Fill, FillError, Outcome};
 use crate::metrics::Metrics;
 use crate::room::Room;
 
-/// The fills that may run at the same time; further ones wait for a place.
+/// The wanted fills that may run at the same time; further ones wait for a place. Unasked ones have
+/// places of their own ([`Standing::unasked_place`]).
 const MAX_FILLS: usize = 128;
 
-/// How long a fill waits for a place before its blob is streamed through instead.
+/// How long a wanted fill waits for a place before its blob is streamed through instead.
 const PLACE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A fill is known by its upstream too: bytes that one upstream is still sending must not reach the
 /// clients of another before they are verified.
 type Key = (String, Digest);
 
-/// A fill that is being opened, or runs; everybody who asks for its blob shares the outcome.
-type Slot = Arc<watch::Sender<Option<Result<Arc<Fill>, NotOpened>>>>;
-
-/// Why no fill was started.
-#[derive(Debug, Clone)]
-enum NotOpened {
-    Stored(BlobRow),
-    Failed(Arc<FillError>),
-}
-
 /// Every running fill, by the digest of its blob.
 #[derive(Debug)]
 pub(crate) struct Fills {
-    running: Mutex<HashMap<Key, Slot>>,
+    running: Mutex<HashMap<Key, Arc<Slot>>>,
+    lanes: Lanes,
     places: Arc<Semaphore>,
     folder: PathBuf,
     room: Room,
@@ -71,6 +65,7 @@ impl Fills {
     ) -> Self {
         Self {
             running: Mutex::default(),
+            lanes: Lanes::new(Arc::clone(&metrics)),
             places: Arc::new(Semaphore::new(MAX_FILLS)),
             folder,
             room,
@@ -80,24 +75,40 @@ impl Fills {
         }
     }
 
-    fn running(&self) -> MutexGuard<'_, HashMap<Key, Slot>> {
+    fn running(&self) -> MutexGuard<'_, HashMap<Key, Arc<Slot>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the running fill of `digest` from the upstream of `repository`, if there is one.
     pub(crate) fn find(&self, repository: &Repository, digest: &Digest) -> Option<Arc<Fill>> {
-        let slot = self.running().get(&key(repository, digest)).map(Arc::clone)?;
-        let opened = slot.borrow();
-        opened.as_ref()?.as_ref().ok().map(Arc::clone)
+        self.running().get(&key(repository, digest))?.fill()
     }
 
-    /// Joins the fill of `digest`, or starts it with `client`. Opening it belongs to no caller: it goes
-    /// on when all of them leave, and all of them share its failure.
+    /// Joins the fill of `digest` for a client, or starts it with `client`: from now on it is wanted.
+    /// Opening it belongs to no caller: it goes on when all of them leave, and all of them share its
+    /// failure.
     ///
     /// The caller must have checked that `repository` may read the blob.
     ///
     /// # Errors
     /// The upstream's refusal, or [`FillError::NoRoom`] when the blob is to be streamed through.
+    pub(crate) async fn join_wanted(
+        self: &Arc<Self>,
+        client: &upstream::Client,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Joined, Arc<FillError>> {
+        let slot = self.slot(client, repository, digest).await;
+        slot.standing.want();
+        slot.joined().await
+    }
+
+    /// Joins the fill of `digest`, or starts it, where no client waits: as long as it is unasked it
+    /// yields to those that are wanted. This returns when it may go on, so that nobody takes a place to
+    /// read from a fill that stands still.
+    ///
+    /// # Errors
+    /// As for [`Fills::join_wanted`].
     pub(crate) async fn join(
         self: &Arc<Self>,
         client: &upstream::Client,
@@ -105,20 +116,14 @@ impl Fills {
         digest: &Digest,
     ) -> Result<Joined, Arc<FillError>> {
         let slot = self.slot(client, repository, digest).await;
-        let mut opened = slot.subscribe();
-        // The sender lives in `slot`, so the wait cannot fail.
-        let outcome = opened.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
-        match outcome {
-            Some(Ok(fill)) => Ok(Joined::Running(fill)),
-            Some(Err(NotOpened::Stored(row))) => Ok(Joined::Stored(row)),
-            Some(Err(NotOpened::Failed(error))) => Err(error),
-            None => Err(Arc::new(FillError::Broken)),
-        }
+        let joined = slot.joined().await?;
+        slot.standing.cleared().await;
+        Ok(joined)
     }
 
     /// Returns the slot of a blob: one that is being opened, or a fill that may still succeed. A fill
     /// that has failed is waited out, so that who comes after it is not cut off for its sake.
-    async fn slot(self: &Arc<Self>, client: &upstream::Client, repository: &Repository, digest: &Digest) -> Slot {
+    async fn slot(self: &Arc<Self>, client: &upstream::Client, repository: &Repository, digest: &Digest) -> Arc<Slot> {
         loop {
             let slot = {
                 let mut running = self.running();
@@ -127,39 +132,38 @@ impl Fills {
                     None => return self.new_slot(&mut running, client, repository, digest),
                 }
             };
-            let failed = match &*slot.borrow() {
-                Some(Ok(fill)) if matches!(fill.spool.outcome(), Some(Outcome::Failed(_))) => Arc::clone(fill),
+            match slot.fill() {
+                Some(fill) if matches!(fill.spool.outcome(), Some(Outcome::Failed(_))) => fill.wait_stored().await,
                 _ => {
                     self.metrics.coalesced();
-                    return Arc::clone(&slot);
+                    return slot;
                 }
-            };
-            failed.wait_stored().await;
+            }
         }
     }
 
     fn new_slot(
         self: &Arc<Self>,
-        running: &mut HashMap<Key, Slot>,
+        running: &mut HashMap<Key, Arc<Slot>>,
         client: &upstream::Client,
         repository: &Repository,
         digest: &Digest,
-    ) -> Slot {
+    ) -> Arc<Slot> {
         let key = key(repository, digest);
-        let slot: Slot = Arc::new(watch::Sender::new(None));
+        let slot = Arc::new(Slot::new(self.lanes.enter(repository.upstream())));
         running.insert(key.clone(), Arc::clone(&slot));
         let (fills, client, repository, opening) =
             (Arc::clone(self), client.clone(), repository.clone(), Arc::clone(&slot));
         tokio::spawn(async move {
             let task = {
-                let (fills, digest) = (Arc::clone(&fills), key.1.clone());
-                tokio::spawn(async move { fills.open(&client, &repository, &digest).await })
+                let (fills, digest, standing) = (Arc::clone(&fills), key.1.clone(), Arc::clone(&opening.standing));
+                tokio::spawn(async move { fills.open(&client, &repository, &digest, standing).await })
             };
             let opened = task.await.unwrap_or(Err(NotOpened::Failed(Arc::new(FillError::Broken))));
             if opened.is_err() {
                 fills.running().remove(&key);
             }
-            opening.send_replace(Some(opened));
+            opening.open(opened);
         });
         slot
     }
@@ -169,12 +173,13 @@ impl Fills {
         client: &upstream::Client,
         repository: &Repository,
         digest: &Digest,
+        standing: Arc<Standing>,
     ) -> Result<Arc<Fill>, NotOpened> {
         let failed = |error| NotOpened::Failed(Arc::new(error));
         // The fill may have ended between the caller's look into the catalog and this one.
         match self.catalog.blob(digest).await {
             Ok(Some(row)) => Err(NotOpened::Stored(row)),
-            Ok(None) => self.start(client, repository, digest).await.map_err(failed),
+            Ok(None) => self.start(client, repository, digest, standing).await.map_err(failed),
             Err(error) => Err(failed(error.into())),
         }
     }
@@ -184,9 +189,9 @@ impl Fills {
         client: &upstream::Client,
         repository: &Repository,
         digest: &Digest,
+        standing: Arc<Standing>,
     ) -> Result<Arc<Fill>, FillError> {
-        let place = tokio::time::timeout(PLACE_PATIENCE, Arc::clone(&self.places).acquire_owned());
-        let place = place.await.ok().and_then(Result::ok).ok_or(FillError::NoRoom)?;
+        let place = self.place(&standing).await?;
         // Where there is no room for anything, the upstream need not be asked twice.
         self.room.check(0).await?;
         let path = spool_path(&self.folder, repository, digest);
@@ -198,6 +203,8 @@ impl Fills {
         };
         let first = match gap {
             Some(gap) => {
+                // The first segment is a smallest one, so it is asked for however little is granted.
+                let _share = standing.share().await;
                 let range = gap.start..gap.end.min(gap.start + FIRST_SEGMENT);
                 Some(open_blob(client, repository, digest, range).await?)
             }
@@ -224,12 +231,22 @@ impl Fills {
             repository: repository.clone(),
             ranges: AtomicBool::new(ranges),
             cold_blocks: Arc::new(Semaphore::new(COLD_BLOCKS)),
+            standing,
             over: watch::Sender::new(false),
             metrics: Arc::clone(&self.metrics),
         });
         self.metrics.fill_started();
         tokio::spawn(Arc::clone(self).watch_over(Arc::clone(&fill), first, place));
         Ok(fill)
+    }
+
+    /// Waits for a place to run in.
+    async fn place(&self, standing: &Standing) -> Result<OwnedSemaphorePermit, FillError> {
+        if let Some(place) = standing.unasked_place().await {
+            return Ok(place);
+        }
+        let place = tokio::time::timeout(PLACE_PATIENCE, Arc::clone(&self.places).acquire_owned());
+        place.await.ok().and_then(Result::ok).ok_or(FillError::NoRoom)
     }
 
     /// Checks that the disk has room for `size` more bytes beside what the running fills will take.
@@ -240,7 +257,7 @@ impl Fills {
         let promised: u64 = self
             .running()
             .values()
-            .filter_map(|slot| slot.borrow().as_ref()?.as_ref().ok().map(Arc::clone))
+            .filter_map(|slot| slot.fill())
             .map(|fill| fill.size().saturating_sub(fill.spool.have().total()))
             .fold(0, u64::saturating_add);
         self.room.check(size.saturating_add(promised)).await
@@ -259,6 +276,7 @@ impl Fills {
             tracing::error!(blob.digest = %digest, %error, "a fill broke off");
             fill.spool.finish(Outcome::Failed(Arc::new(FillError::Broken)));
         }
+        fill.standing.end();
         self.running().remove(&key(&fill.repository, &digest));
         fill.over.send_replace(true);
         drop(place);

@@ -105,6 +105,11 @@ impl Spool {
         Some(range)
     }
 
+    /// Tells whether there are bytes that no fetch has asked for yet.
+    pub(crate) fn has_unclaimed(&self) -> bool {
+        self.state().claimed.first_gap(0, self.size).is_some()
+    }
+
     /// Gives back what of a claimed `range` did not arrive, so that another fetch may claim it.
     pub(crate) fn release(&self, range: Range<u64>) {
         let mut state = self.state();
@@ -266,6 +271,10 @@ mod tests {
         assert_eq!(spool.claim(0, 100, 30), Some(0..30));
         assert_eq!(spool.claim(10, 40, 100), Some(30..40));
         assert_eq!(spool.claim(0, 40, 100), None);
+        assert!(spool.has_unclaimed());
+        assert_eq!(spool.claim(0, 100, 60), Some(40..100));
+        assert!(!spool.has_unclaimed(), "claimed is asked for, though nothing is here yet");
+        spool.release(40..100);
         spool.write(0, &[Bytes::from_static(&[1; 10])]).unwrap();
         spool.release(0..30);
         assert_eq!(spool.claim(0, 100, 100), Some(10..30));

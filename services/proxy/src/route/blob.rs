@@ -30,6 +30,9 @@ pub(crate) async fn answer(
     if not_modified(headers, digest) {
         return Ok(head(StatusCode::NOT_MODIFIED, digest, None));
     }
+    if app.blobs.is_absent(target, digest).await? && app.remake(target, digest).await? {
+        return Err(RegistryError::lost());
+    }
     if method == Method::HEAD {
         let size = app.blobs.size(target, digest).await?;
         return Ok(head(StatusCode::OK, digest, Some(size)));

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use crate::app::App;
 use crate::config::View;
 use crate::error::RegistryError;
-use crate::pull::{ManifestFacts, StoredManifest};
+use crate::pull::{ManifestFacts, PullError, StoredManifest};
 use crate::remotes::Target;
 use crate::route::{SOURCE_DIGEST, VIEW, content_headers, not_modified};
 
@@ -48,7 +48,7 @@ pub(crate) async fn answer(
                 // A HEAD that only wants to know the digest costs no pull at the upstream.
                 return Ok(respond_head(shown, facts, headers));
             }
-            let manifest = app.pull.by_digest(target, shown).await?;
+            let manifest = manifest(app, target, shown).await?;
             if choice.is_none() {
                 app.remember_layers(&manifest).await;
             }
@@ -71,7 +71,7 @@ async fn by_digest(
     method: &Method,
     headers: &HeaderMap,
 ) -> Result<Response<Body>, RegistryError> {
-    let manifest = app.pull.by_digest(target, digest).await?;
+    let manifest = manifest(app, target, digest).await?;
     let source = app.catalog.source_of_converted(digest).await?;
     if source.is_none() {
         app.remember_layers(&manifest).await;
@@ -81,6 +81,17 @@ async fn by_digest(
         app.views.start(target, &manifest);
     }
     Ok(respond(app, &manifest, &about, headers))
+}
+
+/// Returns a manifest by digest; a converted one whose bytes were lost begins to be made again.
+async fn manifest(app: &App, target: &Target, digest: &Digest) -> Result<Arc<StoredManifest>, RegistryError> {
+    let found = app.pull.by_digest(target, digest).await;
+    if let Err(error) = &found
+        && matches!(**error, PullError::Lost)
+    {
+        app.remake(target, digest).await?;
+    }
+    Ok(found?)
 }
 
 fn respond_head(digest: &Digest, facts: &ManifestFacts, headers: &HeaderMap) -> Response<Body> {

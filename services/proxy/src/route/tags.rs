@@ -8,7 +8,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::app::App;
 use crate::error::{RegistryError, Subject};
-use crate::remotes::Target;
+use crate::remotes::{Reach, Target};
 use crate::route::Query;
 
 /// The most tags in one answer.
@@ -35,26 +35,32 @@ pub(crate) async fn answer(
         return Ok(respond(name, Page { tags: Vec::new(), more: false }, page, None));
     }
     let ns = query.get("ns");
-    match target.remote.client.tags(target.repository.name(), Some(page), last).await {
+    let known = app.catalog.tags(&target.repository).await?;
+    let stale = || {
+        let mut answer = respond(name, Page::of(known.iter().map(Tag::to_string).collect(), last, page), page, ns);
+        answer.headers_mut().insert(header::WARNING, HeaderValue::from_static("110 firstlight \"Response is Stale\""));
+        answer
+    };
+    let reach = &target.remote.reach;
+    let asking = match reach.may_ask() {
+        Some(asking) => asking,
+        None if !known.is_empty() => return Ok(stale()),
+        None => reach.insist(),
+    };
+    let listed = target.remote.client.tags(target.repository.name(), Some(page), last).await;
+    asking.ended(!listed.as_ref().is_err_and(Reach::is_lack_of));
+    match listed {
         Ok(list) => {
             let mut listed = Page::of(list.tags, last, page);
             listed.more |= list.more;
             Ok(respond(name, listed, page, ns))
         }
-        Err(error) if error.is_outage() => {
+        Err(error) if error.is_outage() && !known.is_empty() => {
             tracing::warn!(
                 repo.name = %target.repository, error = &error as &dyn std::error::Error,
                 "upstream is out of reach, the cached tags are listed"
             );
-            let tags: Vec<String> = app.catalog.tags(&target.repository).await?.iter().map(Tag::to_string).collect();
-            if tags.is_empty() {
-                return Err(RegistryError::upstream(&error, Subject::Repository));
-            }
-            let mut answer = respond(name, Page::of(tags, last, page), page, ns);
-            answer
-                .headers_mut()
-                .insert(header::WARNING, HeaderValue::from_static("110 firstlight \"Response is Stale\""));
-            Ok(answer)
+            Ok(stale())
         }
         Err(error) => Err(RegistryError::upstream(&error, Subject::Repository)),
     }

@@ -32,13 +32,30 @@ impl Parts {
         }
     }
 
+    /// Returns the converted form of `source`, if there is one and none of its bytes were lost.
+    pub(super) async fn whole_form(&self, source: &Digest) -> Result<Option<Digest>, RegistryError> {
+        let Some(converted) = self.catalog.converted(source).await? else { return Ok(None) };
+        let Some(manifest) = self.pull.stored(&converted).await? else { return Ok(None) };
+        let whole = match &manifest.parsed {
+            Parsed::Manifest(image) => self.blobs.stored(&image.config.digest).await?.is_some(),
+            Parsed::Index(_) | Parsed::Opaque(_) => true,
+        };
+        Ok(whole.then_some(converted))
+    }
+
+    /// Returns the profile that the converted form of `source` is made under: one whose bytes were lost keeps its own.
+    async fn profile_of(&self, source: &Digest) -> Result<String, RegistryError> {
+        let recorded = self.catalog.converted_profile(source).await?;
+        Ok(recorded.unwrap_or_else(|| self.conversions.profile_id().to_owned()))
+    }
+
     async fn build_index(
         &self,
         target: &Target,
         source: &Arc<StoredManifest>,
         images: &[Arc<StoredManifest>],
     ) -> Result<Built, RegistryError> {
-        if let Some(converted) = self.catalog.converted(&source.digest).await? {
+        if let Some(converted) = self.whole_form(&source.digest).await? {
             return Ok(Built::Converted(converted));
         }
         let mut children = Vec::new();
@@ -53,32 +70,32 @@ impl Parts {
                 Built::NotYet => return Ok(Built::NotYet),
             }
         }
-        let profile = self.conversions.profile_id();
-        let made = match rewrite::index(&document(source), &children, profile) {
+        let profile = self.profile_of(&source.digest).await?;
+        let made = match rewrite::index(&document(source), &children, &profile) {
             Ok(bytes) => Bytes::from(bytes),
             Err(error) => return Ok(served_as_it_is(source, &error)),
         };
         let row = self.store_manifest(&made, MediaType::OciIndex).await?;
-        self.commit(&source.digest, &row, None, &made).await.map(Built::Converted)
+        self.commit(&source.digest, &profile, &row, None, &made).await.map(Built::Converted)
     }
 
     async fn build_image(&self, target: &Target, source: &Arc<StoredManifest>) -> Result<Built, RegistryError> {
-        if let Some(converted) = self.catalog.converted(&source.digest).await? {
+        if let Some(converted) = self.whole_form(&source.digest).await? {
             return Ok(Built::Converted(converted));
         }
+        let profile = self.profile_of(&source.digest).await?;
         let Parsed::Manifest(manifest) = &source.parsed else { return Ok(Built::Plain) };
         let mut states = Vec::with_capacity(manifest.layers.len());
         for layer in &manifest.layers {
-            match self.conversions.look(layer).await? {
+            match self.conversions.look_under(layer, &profile).await? {
                 // The converted form is answered for ever, so it is made of certainties only.
-                None | Some(LayerState::Converting(_)) => return Ok(Built::NotYet),
+                None | Some(LayerState::Converting(_) | LayerState::Postponed) => return Ok(Built::NotYet),
                 Some(state) => states.push(state),
             }
         }
         let choices = self.choices(&states).await?;
         let config = self.read_config(target, &manifest.config).await?;
-        let profile = self.conversions.profile_id();
-        let made = match rewrite::image(&document(source), &config, &choices, profile) {
+        let made = match rewrite::image(&document(source), &config, &choices, &profile) {
             Ok(made) => made,
             Err(error) => return Ok(served_as_it_is(source, &error)),
         };
@@ -86,7 +103,7 @@ impl Parts {
         let (manifest, config) = (Bytes::from(manifest), Bytes::from(config));
         let config_row = self.store_blob(&config).await?;
         let row = self.store_manifest(&manifest, MediaType::OciManifest).await?;
-        self.commit(&source.digest, &row, Some(&config_row), &manifest).await.map(Built::Converted)
+        self.commit(&source.digest, &profile, &row, Some(&config_row), &manifest).await.map(Built::Converted)
     }
 
     /// Decides for each layer, lowest first, whether its twin takes its place.
@@ -95,10 +112,13 @@ impl Parts {
             .iter()
             .map(|state| match state {
                 LayerState::Ready(twin) => Some(&**twin),
-                LayerState::Unconvertible { .. } | LayerState::LeftAlone | LayerState::Converting(_) => None,
+                LayerState::Unconvertible { .. }
+                | LayerState::LeftAlone
+                | LayerState::Converting(_)
+                | LayerState::Postponed => None,
             })
             .collect();
-        choices::choose(&StoredTocs { catalog: &self.catalog, store: &self.store }, &twins).await
+        choices::choose(&StoredTocs(&self.stock), &twins).await
     }
 
     async fn read_config(&self, target: &Target, config: &api::Descriptor) -> Result<Bytes, RegistryError> {
@@ -134,13 +154,13 @@ impl Parts {
     async fn commit(
         &self,
         source: &Digest,
+        profile: &str,
         row: &ManifestRow,
         config: Option<&BlobRow>,
         bytes: &Bytes,
     ) -> Result<Digest, RegistryError> {
         let parsed = Parsed::parse(bytes, &row.media_type).map_err(|error| RegistryError::internal(&error))?;
         let children: Vec<Digest> = parsed.children().into_iter().map(|child| child.digest.clone()).collect();
-        let profile = self.conversions.profile_id();
         let winner = self.catalog.commit_converted(source, profile, row, config, &children).await?;
         self.delete_unless_kept(&row.digest, &row.key).await?;
         if let Some(config) = config {

@@ -1,6 +1,7 @@
 //! [`Destination`]: where the converted image goes.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context;
 use api::{Digest, MediaType, Reference};
@@ -14,10 +15,11 @@ use crate::commands::location::Location;
 use crate::commands::registry::Registry;
 use crate::config::Config;
 
-/// Where the converted image goes. Blobs first, then manifests, the image itself last.
+/// Where the converted image goes. Blobs first, then manifests, the image itself last. Files are written, synced and
+/// moved off the async threads.
 #[derive(Debug)]
 pub(super) enum Destination {
-    Layout(LayoutWriter),
+    Layout(Arc<LayoutWriter>),
     /// The folder for unfinished files is a temporary one.
     Registry {
         registry: Registry,
@@ -37,7 +39,7 @@ pub(super) struct Document {
 impl Destination {
     pub(super) fn open(config: &Config, to: &Location, plain_http: bool) -> anyhow::Result<Self> {
         match to {
-            Location::Layout { dir, tag } => Ok(Self::Layout(LayoutWriter::open(dir, tag.clone())?)),
+            Location::Layout { dir, tag } => Ok(Self::Layout(Arc::new(LayoutWriter::open(dir, tag.clone())?))),
             Location::Registry(image) => {
                 anyhow::ensure!(
                     matches!(image.reference, Reference::Tag(_)),
@@ -77,11 +79,15 @@ impl Destination {
     /// Takes over `file`, in the folder for unfinished files, as the blob `digest`.
     pub(super) async fn put(&self, digest: &Digest, file: &Path) -> anyhow::Result<()> {
         match self {
-            Self::Layout(layout) => Ok(layout.put(digest, file)?),
+            Self::Layout(layout) => {
+                let (layout, digest, file) = (Arc::clone(layout), digest.clone(), file.to_owned());
+                Ok(telemetry::blocking(move || layout.put(&digest, &file)).await?)
+            }
             Self::Registry { registry, .. } => {
                 let pushed = registry.client.push_blob(&registry.name, digest, file).await;
                 pushed.with_context(|| format!("cannot push blob {digest}"))?;
-                std::fs::remove_file(file).with_context(|| format!("cannot remove {}", file.display()))
+                let removed = tokio::fs::remove_file(file).await;
+                removed.with_context(|| format!("cannot remove {}", file.display()))
             }
         }
     }
@@ -91,8 +97,9 @@ impl Destination {
         match self {
             Self::Layout(layout) => {
                 let draft = layout.staging().join(format!("manifest-{}", document.digest.hex()));
-                std::fs::write(&draft, &document.bytes).with_context(|| format!("cannot write {}", draft.display()))?;
-                Ok(layout.put(&document.digest, &draft)?)
+                let written = tokio::fs::write(&draft, &document.bytes).await;
+                written.with_context(|| format!("cannot write {}", draft.display()))?;
+                self.put(&document.digest, &draft).await
             }
             Self::Registry { registry, .. } => {
                 push(registry, &Reference::Digest(document.digest.clone()), document).await
@@ -105,7 +112,9 @@ impl Destination {
         match self {
             Self::Layout(layout) => {
                 self.put_manifest(root).await?;
-                Ok(layout.finish(&root.digest, &root.media_type, root.bytes.len() as u64)?)
+                let (layout, root) = (Arc::clone(layout), root.clone());
+                let finish = move || layout.finish(&root.digest, &root.media_type, root.bytes.len() as u64);
+                Ok(telemetry::blocking(finish).await?)
             }
             Self::Registry { registry, reference, .. } => push(registry, reference, root).await,
         }

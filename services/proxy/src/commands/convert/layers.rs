@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +21,9 @@ use super::source::{Input, Source};
 use crate::choices::{MAX_TOC, Tocs};
 use crate::commands::table::{factor, factor_text, short, size};
 use crate::conversions::{self, LayerState};
+
+/// How long a growing twin's bytes wait for the disk.
+const WRITE_OUT: Duration = Duration::from_secs(1);
 
 /// Everything a layer's conversion needs.
 #[derive(Debug)]
@@ -148,7 +152,9 @@ impl Workshop {
         let bar = self.progress.bar(&source.digest, source.size);
         let (made, local) = match conversions::by_descriptor(&source, self.min_layer_size) {
             Some(LayerState::Unconvertible { reason, detail }) => (Made::Unconvertible { reason, detail }, None),
-            Some(LayerState::LeftAlone | LayerState::Ready(_) | LayerState::Converting(_)) => (Made::LeftAlone, None),
+            Some(LayerState::LeftAlone | LayerState::Ready(_) | LayerState::Converting(_) | LayerState::Postponed) => {
+                (Made::LeftAlone, None)
+            }
             None => {
                 let input = self.source.layer(&source, &fetched, bar.clone())?;
                 let is_fetched = matches!(input, Input::Download(_));
@@ -197,6 +203,7 @@ impl Workshop {
             file.with_context(|| format!("cannot create {}", path.display()))
         };
         let (mut twin, mut toc) = (open(twin)?, open(toc)?);
+        let written = twin.try_clone().context("cannot write the twin out")?;
         let (staging, profile) = (self.staging.clone(), self.profile);
         let (pool, cancel) = (Arc::clone(&self.pool), self.cancel.clone());
         let work = telemetry::blocking(move || {
@@ -204,7 +211,21 @@ impl Workshop {
             let result = convert::convert(&source, outputs, &profile, &Limits::default(), &pool, &cancel, &|_| {});
             (source, result)
         });
-        Ok(work.await)
+        tokio::select! {
+            done = work => Ok(done),
+            never = write_out(written) => match never {},
+        }
+    }
+}
+
+/// Has the growing `file` written to the disk now and then, so that its end does not wait for all of it. What goes
+/// wrong here goes wrong at the end too, where it is told.
+async fn write_out(file: File) -> Infallible {
+    let file = Arc::new(file);
+    loop {
+        tokio::time::sleep(WRITE_OUT).await;
+        let file = Arc::clone(&file);
+        telemetry::blocking(move || drop(file.sync_data())).await;
     }
 }
 

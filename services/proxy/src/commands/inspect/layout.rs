@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::files::TocReport;
 use crate::choices::MAX_TOC;
 use crate::commands::layout::{Layout, LayoutError};
-use crate::commands::table::{Side, Table, factor, factor_text, short, size};
+use crate::commands::table::{Side, Table, factor, factor_text, short, shown, size};
 use crate::config::View;
 use crate::pull::StoredManifest;
 use crate::rewrite::{PROFILE_ANNOTATION, SOURCE_ANNOTATION};
@@ -167,7 +167,7 @@ impl LayoutReport {
     }
 
     pub(super) fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "name    {}\ndigest  {}\ntype    {}", self.name, self.digest, self.media_type)?;
+        writeln!(out, "name    {}\ndigest  {}\ntype    {}", self.name, self.digest, shown(self.media_type.as_str()))?;
         for image in &self.images {
             image.write_text(out)?;
         }
@@ -230,8 +230,8 @@ fn open(layout: &Layout, descriptor: &Descriptor) -> anyhow::Result<(LayoutLayer
 
 impl LayoutImage {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
-        let platform = self.platform.as_deref().map(|platform| format!("{platform} ")).unwrap_or_default();
-        let source = self.source.as_deref().map(|source| format!(" of {source}")).unwrap_or_default();
+        let platform = self.platform.as_deref().map(|platform| format!("{} ", shown(platform))).unwrap_or_default();
+        let source = self.source.as_deref().map(|source| format!(" of {}", shown(source))).unwrap_or_default();
         writeln!(out, "\nimage {platform}{}: {} view{source}", self.digest, self.view)?;
         let columns = [
             ("LAYER", Side::Left),

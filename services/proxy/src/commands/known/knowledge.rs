@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use api::{Descriptor, Digest, MediaType, Twin};
 use serde::Serialize;
 
-use crate::commands::table::{Side, Table, factor, factor_text, short, size};
+use crate::commands::table::{Side, Table, factor, factor_text, short, shown, size};
 
 /// What is known of an image.
 #[derive(Debug, Default, Serialize)]
@@ -162,7 +162,8 @@ impl Knowledge {
     /// Writes the images with their layers.
     pub(in crate::commands) fn write_images(&self, out: &mut dyn Write) -> io::Result<()> {
         for image in &self.images {
-            let platform = image.platform.as_deref().map(|platform| format!("{platform} ")).unwrap_or_default();
+            let platform =
+                image.platform.as_deref().map(|platform| format!("{} ", shown(platform))).unwrap_or_default();
             let view = image.estargz.as_ref().map(|view| format!(", estargz view {view}")).unwrap_or_default();
             let absent = if image.cached { "" } else { ", not cached: its layers are not known" };
             writeln!(out, "\nimage {platform}{}{view}{absent}", image.digest)?;
