@@ -3,7 +3,7 @@
 set -euo pipefail
 
 packages=(docker-registry docker.io containerd runc stargz-snapshotter podman crun skopeo umoci mmdebstrap iproute2
-    util-linux apache2-utils attr jq perl zstd ca-certificates openssl gcc libc6-dev "$@")
+    util-linux apache2-utils attr curl jq perl sqlite3 zstd ca-certificates openssl gcc libc6-dev "$@")
 # The Go oracle needs a Go that can fetch a newer one of itself; a machine that has one keeps it.
 command -v go >/dev/null || packages+=(golang-go)
 

@@ -22,6 +22,7 @@ mod skip;
 mod skopeo;
 mod stage;
 pub mod tree;
+mod tunnel;
 pub mod wait;
 pub mod web;
 
@@ -42,6 +43,7 @@ pub use skip::{is_root, skip};
 pub use skopeo::Skopeo;
 pub use stage::Stage;
 pub use tree::Tree;
+pub use tunnel::Tunnel;
 
 use std::path::PathBuf;
 

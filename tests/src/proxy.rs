@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::SocketAddrV4;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
 use crate::web::{self, Answer};
-use crate::{Node, Proc, Scratch, node, wait};
+use crate::{Node, Proc, Scratch, node, run, wait};
 
 /// How long the conversion of a test image may take.
 const CONVERSION: Duration = Duration::from_secs(300);
@@ -30,6 +31,8 @@ pub struct ProxyOptions {
     pub port: Option<u16>,
     /// Certificate and key of the main and the mirror listener.
     pub tls: Option<(PathBuf, PathBuf)>,
+    /// More variables of its environment; those of the configuration win over its file.
+    pub env: Vec<(String, String)>,
 }
 
 impl ProxyOptions {
@@ -42,6 +45,7 @@ impl ProxyOptions {
             config: String::new(),
             port: None,
             tls: None,
+            env: Vec::new(),
         }
     }
 
@@ -53,6 +57,12 @@ impl ProxyOptions {
     /// Sets more TOML tables.
     pub fn config(self, config: &str) -> Self {
         Self { config: config.to_owned(), ..self }
+    }
+
+    /// Sets a variable of the environment.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
     }
 }
 
@@ -198,6 +208,16 @@ impl Proxy {
         answer.header("docker-content-digest").context("no digest")
     }
 
+    /// Runs SQL on the catalog, whether the proxy runs or not, and returns the rows, their columns separated by `|`.
+    ///
+    /// # Errors
+    /// The statement is wrong, or the catalog was locked for five seconds.
+    pub fn sql(&self, statement: &str) -> Result<String> {
+        let mut command = Command::new("sqlite3");
+        command.args(["-bail", "-cmd", ".timeout 5000"]).arg(self.store().join("catalog.db"));
+        run(command.arg(statement))
+    }
+
     /// Returns the digest and the view of a tag as a HEAD tells them.
     ///
     /// # Errors
@@ -247,6 +267,7 @@ fn launch(node: &Node, scratch: &Scratch, options: &ProxyOptions, at: [SocketAdd
         .env("FIRSTLIGHT_SERVER_ADMIN_LISTEN", admin.to_string())
         .env("FIRSTLIGHT_STORAGE_PATH", &data)
         .env("FIRSTLIGHT_CATALOG_URL", format!("sqlite:{}", data.join("catalog.db").display()))
+        .envs(options.env.iter().cloned())
         .current_dir(scratch.path());
     if let Some((certificate, key)) = &options.tls {
         command.env("FIRSTLIGHT_SERVER_TLS_CERT", certificate).env("FIRSTLIGHT_SERVER_TLS_KEY", key);

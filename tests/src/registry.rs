@@ -18,6 +18,8 @@ pub struct RegistryOptions {
     pub port: Option<u16>,
     /// Speaks TLS with this certificate and key; then [`Registry::digest`] and [`Registry::push`] do not work.
     pub tls: Option<(PathBuf, PathBuf)>,
+    /// Logs each request with its protocol, for [`Registry::log`].
+    pub access_log: bool,
 }
 
 /// A running `docker-registry`.
@@ -50,9 +52,10 @@ impl Registry {
         at.set_port(options.port.unwrap_or(at.port()));
         let mut config = format!(
             "version: 0.1\n\
-             log: {{level: warn, accesslog: {{disabled: true}}}}\n\
+             log: {{level: warn, accesslog: {{disabled: {}}}}}\n\
              storage:\n  filesystem: {{rootdirectory: '{}'}}\n  maintenance: {{readonly: {{enabled: {}}}}}\n\
              http:\n  addr: '{at}'\n",
+            !options.access_log,
             storage.display(),
             !options.empty,
         );
@@ -102,6 +105,11 @@ impl Registry {
         command.arg(format!("oci:{}:{image}", Images::get()?.layout().display()));
         run(command.arg(format!("docker://{}/{repository}:{tag}", self.at)))?;
         Ok(())
+    }
+
+    /// Returns what it logged so far.
+    pub fn log(&self) -> String {
+        self.proc.log()
     }
 
     /// Returns the process.

@@ -1,9 +1,12 @@
 //! Layers that cannot be converted: served as they are, with the reason in a metric.
 
+use std::time::Duration;
+
 use bytes::Bytes;
+use e2e::wait;
 
 use crate::layer::{entry, gzip, noise, tar, zstd};
-use crate::push::{Blob, GZIP, TAR, ZSTD};
+use crate::push::{self, Blob, GZIP, TAR, ZSTD};
 use crate::world::{REPOSITORY, World};
 
 fn cut(bytes: &Bytes) -> Bytes {
@@ -91,6 +94,37 @@ fn what_cannot_be_converted_is_served_as_it_is() {
         let series = format!("firstlight_conversions_total{{state=\"unconvertible\",reason=\"{reason}\"}}");
         assert_eq!(world.series(&series), count, "{reason}\n{}", world.stage.proxy.log());
     }
+    world.wait_tidy();
+    world.assert_calm();
+}
+
+/// A layer of half a megabyte that unpacks to 8 GiB is refused for its ratio (gzip cannot pass the limit, zstd can), and served.
+#[test]
+fn a_bomb_is_served_as_it_is() {
+    const PIECE: usize = 128 << 20;
+    let zeros = zstd(&vec![0; PIECE].into());
+    let mut bomb = zstd(&tar(115, 1, 1000)).to_vec();
+    for _ in 0..=(8 << 30) / PIECE {
+        bomb.extend_from_slice(&zeros);
+    }
+    let layers = vec![Blob::new(TAR, tar(116, 2, 1000)), Blob::new(ZSTD, bomb.into())];
+    let world = World::start(layers, |options| options.view("estargz").config("[convert]\nwait = \"500ms\"\n"));
+    let answer = world.get(&format!("/v2/{REPOSITORY}/manifests/latest"));
+    assert_eq!(answer.header("docker-content-digest"), Some(world.image.digest.clone()), "the pull waited");
+    assert!(world.get(&world.path(1)).body == world.image.layers[1].bytes);
+    // 8 GiB are hashed until the limit is passed.
+    let converted = wait::until("the converted manifest", Duration::from_secs(300), || {
+        Ok((world.stage.proxy.sql("SELECT count(*) FROM converted")? == "1").then_some(()))
+    });
+    converted.unwrap();
+    let log = world.stage.proxy.log();
+    assert_eq!(world.series("firstlight_conversions_total{state=\"unconvertible\",reason=\"limit\"}"), 1.0, "{log}");
+    assert!(log.contains("more than 2000:1"), "{log}");
+    // A tag that is not held.
+    push::image(&world.stage.registry, REPOSITORY, "other", world.image.layers.clone());
+    let shown = world.get(&format!("/v2/{REPOSITORY}/manifests/other")).json().unwrap()["layers"].clone();
+    assert_ne!(shown[0]["digest"], world.image.layers[0].digest);
+    assert_eq!(shown[1]["digest"], world.image.layers[1].digest);
     world.wait_tidy();
     world.assert_calm();
 }

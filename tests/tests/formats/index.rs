@@ -38,6 +38,54 @@ fn only_the_wanted_platform_is_replaced() {
     }
 }
 
+/// Every child of `convert.platforms` is replaced, and no other.
+#[test]
+fn every_wanted_platform_is_replaced() {
+    let world = World::start_with("platforms = [\"linux/amd64\", \"linux/arm64\"]\n");
+    let child = |architecture: &str| {
+        let digest = world.image("", &[world.layer(architecture)]);
+        let size = converted::manifest(&world.proxy, REPOSITORY, &digest, "original").1.to_string().len();
+        let mut child = descriptor(MANIFEST, &digest, size);
+        child["platform"] = json!({"architecture": architecture, "os": "linux"});
+        child
+    };
+    let children = ["s390x", "arm64", "amd64"].map(child);
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": children});
+    let source = world.manifest("platforms", &index);
+    let (found, shown) = world.shown("platforms", &source);
+    assert_ne!(found, source, "{}", world.proxy.log());
+    assert_eq!(world.conversions(), 2.0);
+    assert_eq!(shown["manifests"].as_array().unwrap().len(), 3);
+    assert_eq!(shown["manifests"][0].to_string(), children[0].to_string());
+    for (child, before) in [1, 2].map(|i| (&shown["manifests"][i], &children[i])) {
+        assert_eq!(child["platform"], before["platform"]);
+        let image = Image::read(&world.proxy, REPOSITORY, &text(&child["digest"]));
+        assert_eq!(image.manifest["subject"]["digest"], before["digest"]);
+        assert!(image.layers()[0]["annotations"][TOC_DIGEST].is_string(), "{image:#?}");
+    }
+}
+
+/// A layer smaller than `convert.min_layer_size` stays as it is beside twins; an image of such layers alone is the original.
+#[test]
+fn small_layers_stay() {
+    let world = World::start_with("min_layer_size = \"1KiB\"\n");
+    let numbers: Vec<_> = (0..1000).map(|number| number.to_string()).collect();
+    let (small, large) = (world.layer("small"), world.layer(&numbers.join(" ")));
+    assert!(small.size < 1024 && large.size > 1024, "{} and {}", small.size, large.size);
+    let alone = world.image("alone", std::slice::from_ref(&small));
+    assert_eq!(world.shown("alone", &alone).0, alone);
+    assert_eq!(world.conversions(), 0.0);
+    let source = world.image("both", &[small.clone(), large.clone()]);
+    let (found, shown) = world.shown("both", &source);
+    assert_ne!(found, source, "{}", world.proxy.log());
+    assert_eq!(world.conversions(), 1.0);
+    assert_eq!(shown["layers"][0], small.descriptor());
+    assert!(shown["layers"][1]["annotations"][TOC_DIGEST].is_string(), "{shown:#}");
+    let diff_ids = Image::read(&world.proxy, REPOSITORY, &found).diff_ids();
+    assert_eq!(diff_ids[0], small.diff_id);
+    assert_ne!(diff_ids[1], large.diff_id);
+}
+
 /// An attestation keeps its descriptor and goes on naming the source manifest; so does all else in an index that is no wanted image.
 #[test]
 fn other_children_keep_their_descriptors() {

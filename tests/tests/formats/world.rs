@@ -25,9 +25,15 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// Starts a world with more keys of `[convert]`, as TOML lines.
+    pub(crate) fn start_with(convert: &str) -> Self {
         let options = RegistryOptions { empty: true, ..RegistryOptions::default() };
         let registry = Registry::start_with(&Node::Machine, &options).unwrap();
-        let options = ProxyOptions::new(registry.at()).view("estargz").config("[convert]\nwait = \"60s\"\n");
+        let config = format!("[convert]\nwait = \"60s\"\n{convert}");
+        let options = ProxyOptions::new(registry.at()).view("estargz").config(&config);
         Self { proxy: Proxy::start(&Node::Machine, options).unwrap(), registry }
     }
 
