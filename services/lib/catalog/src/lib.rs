@@ -15,11 +15,16 @@ mod fill;
 mod link;
 mod manifest;
 mod profile;
+mod query;
 mod row;
+mod schema;
+mod session;
 mod tag;
 #[cfg(test)]
 mod tests;
 mod twin;
+mod url;
+mod watch;
 
 pub use blob::BlobRow;
 pub use database::Catalog;
@@ -27,5 +32,8 @@ pub use error::CatalogError;
 pub use fill::FillRow;
 pub use link::{Link, LinkState};
 pub use manifest::ManifestRow;
+pub use schema::SchemaStep;
 pub use tag::TagRow;
 pub use twin::{TwinRow, TwinState};
+pub use url::{CatalogUrl, PostgresUrl};
+pub use watch::Watch;
