@@ -36,14 +36,24 @@ impl Catalog {
     /// Those of the database.
     pub async fn add_blob(&self, blob: &BlobRow, links: &[&Repository]) -> Result<BlobRow, CatalogError> {
         let mut tx = self.begin("record a blob").await?;
-        let standing = insert(&mut tx, blob).await?;
-        for repository in links {
-            link::insert(&mut tx, repository, &blob.digest).await?;
-        }
-        fill::end(&mut tx, &blob.digest).await?;
+        let standing = store(&mut tx, blob, links).await?;
         tx.commit().await?;
         Ok(standing)
     }
+}
+
+/// Records `blob`, links `links` to it, and ends its fill; returns the row that stands.
+pub(crate) async fn store(
+    session: &mut Session,
+    blob: &BlobRow,
+    links: &[&Repository],
+) -> Result<BlobRow, CatalogError> {
+    let standing = insert(session, blob).await?;
+    for repository in links {
+        link::insert(session, repository, &blob.digest).await?;
+    }
+    fill::end(session, &blob.digest).await?;
+    Ok(standing)
 }
 
 /// Records `blob` unless its digest has a row, and returns the row that stands.

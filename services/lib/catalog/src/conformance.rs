@@ -2,6 +2,7 @@
 //!
 //! Each function panics at the first thing that is wrong and hands on errors of the database.
 
+mod leases;
 mod links;
 mod races;
 mod twins;
@@ -9,6 +10,9 @@ mod views;
 mod watches;
 
 use api::{Digest, MediaType, Repository, RepositoryName, Tag};
+
+#[cfg(test)]
+pub(crate) use twins::twin;
 
 use crate::{BlobRow, Catalog, CatalogError, FillRow, ManifestRow, TagRow};
 
@@ -32,12 +36,16 @@ pub async fn conformance(catalog: &Catalog) -> Result<(), CatalogError> {
     twins::an_own_twin_shares_its_source(catalog).await?;
     views::the_first_view_wins(catalog).await?;
     views::a_lost_view_leaves_nothing(catalog).await?;
+    leases::leases_run_out(catalog).await?;
+    leases::leases_are_apart(catalog).await?;
+    leases::only_the_holder_commits(catalog).await?;
     watches::ends_wake_who_waits(catalog, catalog).await
 }
 
 /// Runs the tests with many callers on two catalogs, which are one database.
 pub async fn races(one: &Catalog, other: &Catalog) -> Result<(), CatalogError> {
-    races::one_winner_each([one, other]).await
+    races::one_winner_each([one, other]).await?;
+    leases::one_of_many_gets_the_work([one, other]).await
 }
 
 /// Runs the tests of watches with two catalogs, which are one database that carries notes between them.

@@ -7,7 +7,7 @@ use sqlx::error::DatabaseError;
 use sqlx::migrate::MigrateError;
 use sqlx::postgres::PgDatabaseError;
 
-use crate::SchemaStep;
+use crate::{SchemaStep, Work};
 
 /// Why the catalog did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +77,12 @@ pub enum CatalogError {
         /// The id of the profile.
         profile: String,
     },
+    /// The lease is another process's now, or was ended; nothing was changed.
+    #[error("the lease for the {work} is lost")]
+    LeaseLost {
+        /// What it was the right to.
+        work: Work,
+    },
     /// A number is larger than a database can hold (2⁶³ − 1).
     #[error("{what} of {value} is too large")]
     TooLarge {
@@ -108,6 +114,7 @@ impl CatalogError {
             | Self::SchemaOther { .. }
             | Self::Corrupt { .. }
             | Self::NotBegun { .. }
+            | Self::LeaseLost { .. }
             | Self::TooLarge { .. } => false,
         }
     }

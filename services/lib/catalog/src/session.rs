@@ -139,6 +139,27 @@ impl Session {
         result
     }
 
+    // --- what the databases say differently
+
+    /// Returns a statement in which `{now}` is the database's clock: milliseconds since 1970 (UTC).
+    pub(crate) fn timed(&self, sql: &str) -> Query {
+        let now = match self.connection {
+            Connection::Sqlite(_) => "CAST(unixepoch('subsec') * 1000 AS BIGINT)",
+            // Not the moment when the transaction or the statement began: it may have waited for a lock since.
+            Connection::Postgres { .. } => "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)",
+        };
+        query("").push(&sql.replace("{now}", now))
+    }
+
+    /// Returns a `SELECT` whose rows nobody changes or deletes before this transaction ends.
+    pub(crate) fn locked(&self, sql: &'static str) -> Query {
+        match self.connection {
+            // A transaction keeps all other writers out from its beginning.
+            Connection::Sqlite(_) => query(sql),
+            Connection::Postgres { .. } => query(sql).push(" FOR UPDATE"),
+        }
+    }
+
     // --- transactions
 
     /// Begins a transaction.

@@ -1,20 +1,30 @@
 //! The suite on both databases, and what is each one's own.
 
+mod overtaken;
 mod postgres;
 mod restart;
 mod schema;
 mod sqlite;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use api::Repository;
+use api::{Digest, Repository};
 use e2e::Postgres;
 use sqlx::{Connection, PgConnection};
 
-use crate::{Catalog, CatalogUrl};
+use crate::{Catalog, CatalogUrl, Watch};
 
 fn home() -> Repository {
     Repository::parse("docker.io/library/python").unwrap()
+}
+
+/// Waits until `watch` says that notes may be lost, as it does once the connection that listens is open.
+async fn listening(watch: &mut Watch) {
+    let nobodys = Digest::of(b"nobody converts this");
+    tokio::time::timeout(Duration::from_secs(120), watch.changed(&nobodys))
+        .await
+        .expect("a watcher is told to look again");
 }
 
 /// An empty database of the shared server.

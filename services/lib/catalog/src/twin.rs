@@ -132,14 +132,7 @@ impl Catalog {
         toc_key: &str,
     ) -> Result<TwinState, CatalogError> {
         let mut tx = self.begin("finish a conversion").await?;
-        if make_ready(&mut tx, source, profile, twin).await? {
-            let bytes = BlobRow { digest: twin.digest.clone(), size: twin.size, key: key.into() };
-            let toc = BlobRow { digest: twin.toc_digest.clone(), size: twin.toc_size, key: toc_key.into() };
-            blob::insert(&mut tx, &bytes).await?;
-            blob::insert(&mut tx, &toc).await?;
-            tx.tell_ended(source).await?;
-        }
-        let state = standing(&mut tx, source, profile).await?;
+        let state = finish(&mut tx, source, profile, twin, key, toc_key).await?;
         tx.commit().await?;
         Ok(state)
     }
@@ -157,14 +150,7 @@ impl Catalog {
         detail: &str,
     ) -> Result<TwinState, CatalogError> {
         let mut tx = self.begin("refuse a conversion").await?;
-        let update = query(
-            "UPDATE twins SET state = 'unconvertible', reason = $3, detail = $4 \
-             WHERE source = $1 AND profile = $2 AND state = 'converting'",
-        );
-        if tx.run(update.bind(source).bind(profile).bind(reason.as_str()).bind(detail)).await? == 1 {
-            tx.tell_ended(source).await?;
-        }
-        let state = standing(&mut tx, source, profile).await?;
+        let state = refuse(&mut tx, source, profile, reason, detail).await?;
         tx.commit().await?;
         Ok(state)
     }
@@ -208,6 +194,43 @@ async fn find(session: &mut Session, source: &Digest, profile: &str) -> Result<O
 async fn standing(session: &mut Session, source: &Digest, profile: &str) -> Result<TwinState, CatalogError> {
     let found = find(session, source, profile).await?;
     found.map(|row| row.state).ok_or_else(|| CatalogError::NotBegun { layer: source.clone(), profile: profile.into() })
+}
+
+/// Records the twin of a source and its blobs, unless the row is in a final state; returns the state that stands.
+pub(crate) async fn finish(
+    session: &mut Session,
+    source: &Digest,
+    profile: &str,
+    twin: &Twin,
+    key: &str,
+    toc_key: &str,
+) -> Result<TwinState, CatalogError> {
+    if make_ready(session, source, profile, twin).await? {
+        let bytes = BlobRow { digest: twin.digest.clone(), size: twin.size, key: key.into() };
+        let toc = BlobRow { digest: twin.toc_digest.clone(), size: twin.toc_size, key: toc_key.into() };
+        blob::insert(session, &bytes).await?;
+        blob::insert(session, &toc).await?;
+        session.tell_ended(source).await?;
+    }
+    standing(session, source, profile).await
+}
+
+/// Records that a source stays as it is, unless the row is in a final state; returns the state that stands.
+pub(crate) async fn refuse(
+    session: &mut Session,
+    source: &Digest,
+    profile: &str,
+    reason: UnconvertibleReason,
+    detail: &str,
+) -> Result<TwinState, CatalogError> {
+    let update = query(
+        "UPDATE twins SET state = 'unconvertible', reason = $3, detail = $4 \
+         WHERE source = $1 AND profile = $2 AND state = 'converting'",
+    );
+    if session.run(update.bind(source).bind(profile).bind(reason.as_str()).bind(detail)).await? == 1 {
+        session.tell_ended(source).await?;
+    }
+    standing(session, source, profile).await
 }
 
 /// Turns a converting row into a ready one, and tells whether it was one. Of callers at once, the database lets one
