@@ -1,5 +1,6 @@
 //! The production database: Debian's PostgreSQL.
 
+use std::fs::Permissions;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
-use crate::{Proc, Scratch, is_root, run, wait};
+use crate::{Authority, Proc, Scratch, is_root, run, wait};
 
 /// The superuser of the server, and its password.
 const USER: (&str, &str) = ("firstlight", "not-so-secret");
@@ -44,16 +45,25 @@ impl Postgres {
     /// # Errors
     /// PostgreSQL is not installed, or did not start.
     pub fn start() -> Result<Self> {
+        Self::start_with(None)
+    }
+
+    /// Makes an empty server that speaks TLS, with a certificate of `authority` for 127.0.0.1, and starts it.
+    ///
+    /// # Errors
+    /// As [`Postgres::start`], and those of `openssl`.
+    pub fn start_tls(authority: &Authority) -> Result<Self> {
+        Self::start_with(Some(authority.sign("postgres", Ipv4Addr::LOCALHOST)?))
+    }
+
+    fn start_with(tls: Option<(PathBuf, PathBuf)>) -> Result<Self> {
         let scratch = Scratch::new()?;
         let programs = programs()?;
         let folder = scratch.folder("data")?;
         let password = scratch.write("password", USER.1)?;
-        if is_root() {
-            let (user, group) = account()?;
-            for path in [scratch.path(), &folder, &password] {
-                chown(path, Some(user), Some(group))?;
-            }
-            std::fs::set_permissions(scratch.path(), std::fs::Permissions::from_mode(0o755))?;
+        std::fs::set_permissions(scratch.path(), Permissions::from_mode(0o755))?;
+        for path in [scratch.path(), &folder, &password] {
+            hand_over(path)?;
         }
         let mut init = as_postgres(&programs.join("initdb"));
         init.arg("--no-sync").arg("--pwfile").arg(&password).arg("--pgdata").arg(&folder);
@@ -61,6 +71,14 @@ impl Postgres {
         // An unknown language with the root rules, but for punctuation.
         init.args(["--locale-provider=icu", "--icu-locale=und-u-ka-shifted"]);
         run(init.current_dir(scratch.path()))?;
+        for (from, name) in tls.iter().flat_map(|(certificate, key)| [(certificate, "server.crt"), (key, "server.key")])
+        {
+            let file = folder.join(name);
+            std::fs::copy(from, &file)?;
+            // A key that others may read is refused.
+            std::fs::set_permissions(&file, Permissions::from_mode(0o600))?;
+            hand_over(&file)?;
+        }
         let mut postgres =
             Self { server: None, port: wait::free_port(), programs, databases: AtomicU32::new(0), scratch };
         postgres.launch()?;
@@ -132,6 +150,7 @@ impl Postgres {
             "fsync=off".into(),
             "full_page_writes=off".into(),
             "max_connections=200".into(),
+            format!("ssl={}", data.join("server.crt").try_exists()?),
         ] {
             command.arg("-c").arg(setting);
         }
@@ -196,10 +215,13 @@ fn programs() -> Result<PathBuf> {
     Ok(found.pop().context("no server in /usr/lib/postgresql: run tests/setup.sh")?.1)
 }
 
-/// Returns user and group of `postgres`.
-fn account() -> Result<(u32, u32)> {
-    let id = |flag| -> Result<u32> { Ok(run(Command::new("id").args([flag, "postgres"]))?.parse()?) };
-    Ok((id("-u")?, id("-g")?))
+/// Gives a file or folder to the user that the server runs as.
+fn hand_over(path: &Path) -> Result<()> {
+    if is_root() {
+        let id = |flag| -> Result<u32> { Ok(run(Command::new("id").args([flag, "postgres"]))?.parse()?) };
+        chown(path, Some(id("-u")?), Some(id("-g")?))?;
+    }
+    Ok(())
 }
 
 fn as_postgres(program: &Path) -> Command {

@@ -131,8 +131,13 @@ impl CatalogError {
 
 /// Tells whether the connection broke under a call.
 fn is_connection_lost(error: &sqlx::Error) -> bool {
-    // Bytes out of order are what a server that was killed in the middle of a message leaves.
-    matches!(error, sqlx::Error::Io(_) | sqlx::Error::Protocol(_))
+    match error {
+        // A certificate that is not to be trusted.
+        sqlx::Error::Io(error) => error.kind() != std::io::ErrorKind::InvalidData,
+        // What a server that was killed in the middle of a message leaves.
+        sqlx::Error::Protocol(_) => true,
+        _ => false,
+    }
 }
 
 /// Returns the five characters by which PostgreSQL names what happened; `None` for another database's error.

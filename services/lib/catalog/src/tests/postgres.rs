@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use api::{Digest, MediaType};
+use e2e::{Authority, Postgres};
 use sqlx::{Connection, Executor};
 use tokio::task::JoinSet;
 
 use super::{Database, home, listening};
 use crate::conformance::{conformance, races, watches};
 use crate::query::query;
-use crate::{CatalogError, LinkState, ManifestRow};
+use crate::{Catalog, CatalogError, CatalogUrl, LinkState, ManifestRow};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_conforms() {
@@ -172,10 +173,36 @@ async fn who_cannot_connect_is_told_why_and_no_password() {
         ("postgres://firstlight:wrong-secret@127.0.0.1:1/d".into(), "refused"),
         (format!("postgres://firstlight:wrong-secret@{at}?sslmode=require"), "server does not support TLS"),
     ] {
-        let error = crate::Catalog::open(&crate::CatalogUrl::parse(&url).unwrap()).await.unwrap_err();
+        let error = Catalog::open(&CatalogUrl::parse(&url).unwrap()).await.unwrap_err();
         assert!(matches!(error, CatalogError::Database { action: "connect to the database", .. }), "{error:?}");
         let told = format!("{error:?}");
         assert!(told.contains(why), "{told} does not say {why:?}");
         assert!(!told.contains("secret"), "{told}");
     }
+}
+
+/// `sslmode` and `sslrootcert` of the URL decide whom the catalog talks to.
+#[tokio::test]
+async fn the_url_decides_about_tls() {
+    let authority = Authority::new().unwrap();
+    let server = Postgres::start_tls(&authority).unwrap();
+    let url = server.database().unwrap();
+    Catalog::migrate(&verified(&url, &authority)).await.unwrap();
+    let catalog = Catalog::open(&verified(&url, &authority)).await.unwrap();
+    let mut session = catalog.reading("look").await.unwrap();
+    let is_tls = query("SELECT CAST(ssl AS TEXT) FROM pg_stat_ssl WHERE pid = pg_backend_pid()");
+    assert_eq!(session.one::<(String,)>(is_tls).await.unwrap().0, "true");
+
+    let stranger = Authority::new().unwrap();
+    let elsewhere = url.replace("127.0.0.1", "localhost");
+    for refused in [verified(&url, &stranger), verified(&elsewhere, &authority)] {
+        let error = Catalog::open(&refused).await.unwrap_err();
+        assert!(format!("{error:?}").contains("InvalidCertificate"), "{error:?}");
+        assert!(!error.is_transient());
+    }
+}
+
+fn verified(url: &str, authority: &Authority) -> CatalogUrl {
+    let parameters = format!("sslmode=verify-full&sslrootcert={}", authority.certificate().display());
+    CatalogUrl::parse(&format!("{url}?{parameters}")).unwrap()
 }
