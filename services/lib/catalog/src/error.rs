@@ -150,15 +150,16 @@ fn sql_state(error: &dyn DatabaseError) -> Option<&str> {
 fn is_busy(error: &dyn DatabaseError) -> bool {
     match sql_state(error) {
         // Serialization failure, deadlock, lock not available, statement time-out; resources (class 53: connections,
-        // memory, disk); a server that became a standby and is about to be replaced.
-        Some("40001" | "40P01" | "55P03" | "57014" | "25006") => true,
+        // memory, disk).
+        Some("40001" | "40P01" | "55P03" | "57014") => true,
         Some(state) => state.starts_with("53") || is_ending(state),
         None => error.code().and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| matches!(code & 0xff, 5 | 6)),
     }
 }
 
 /// Tells whether PostgreSQL ends the connection with this: connection exceptions (class 08), shutdown, crash of another
-/// session, starting up, time-outs of idle sessions and transactions.
+/// session, starting up, time-outs of idle sessions and transactions. Or whether it is of no use any more: a server
+/// that only reads is a standby now, after a failover.
 fn is_ending(state: &str) -> bool {
-    state.starts_with("08") || matches!(state, "57P01" | "57P02" | "57P03" | "57P05" | "25P03")
+    state.starts_with("08") || matches!(state, "57P01" | "57P02" | "57P03" | "57P05" | "25P03" | "25006")
 }

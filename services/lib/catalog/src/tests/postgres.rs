@@ -109,6 +109,19 @@ async fn the_server_limits_what_a_connection_does() {
     assert!(error.is_transient(), "{error:?}");
 }
 
+/// Connections to a server that only reads since a failover are given up, and the next call goes to the new one.
+#[tokio::test]
+async fn a_server_that_only_reads_is_left() {
+    let database = Database::migrated().await;
+    let catalog = database.open().await;
+    let name = database.url.rsplit('/').next().unwrap();
+    database.sql(&format!("ALTER DATABASE {name} SET default_transaction_read_only = on"));
+    let error = catalog.link(&home(), &Digest::of(b"")).await.unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+    database.server.sql("postgres", &format!("ALTER DATABASE {name} RESET default_transaction_read_only")).unwrap();
+    catalog.link(&home(), &Digest::of(b"")).await.unwrap();
+}
+
 /// Calls dropped half way (their clients went away) leave no half of a row, no open transaction and no lost place.
 #[tokio::test(flavor = "multi_thread")]
 async fn dropped_calls_leave_nothing() {
