@@ -3,7 +3,7 @@
 set -euo pipefail
 
 packages=(docker-registry docker.io containerd runc stargz-snapshotter podman crun skopeo umoci mmdebstrap iproute2
-    util-linux apache2-utils attr curl jq perl sqlite3 zstd ca-certificates openssl gcc libc6-dev "$@")
+    util-linux apache2-utils attr curl jq perl sqlite3 zstd ca-certificates openssl gcc libc6-dev postgresql "$@")
 # The Go oracle needs a Go that can fetch a newer one of itself; a machine that has one keeps it.
 command -v go >/dev/null || packages+=(golang-go)
 
@@ -20,6 +20,8 @@ fi
 
 # No daemon of these packages may start: the tests start their own.
 policy=/usr/sbin/policy-rc.d
+# Nor may PostgreSQL's package make a database cluster of the machine's own.
+cluster=/etc/postgresql-common/createcluster.d/firstlight-tests.conf
 log=$(mktemp)
 saved=
 if [ -e "$policy" ]; then
@@ -28,11 +30,13 @@ if [ -e "$policy" ]; then
 fi
 finish() {
     if [ -n "$saved" ]; then mv "$saved" "$policy"; else rm -f "$policy"; fi
-    rm -f "$log"
+    rm -f "$log" "$cluster"
 }
 trap finish EXIT
 printf '#!/bin/sh\nexit 101\n' >"$policy"
 chmod 755 "$policy"
+mkdir -p "${cluster%/*}"
+echo 'create_main_cluster = false' >"$cluster"
 
 export DEBIAN_FRONTEND=noninteractive
 echo "tests/setup.sh: installing ${missing[*]}" >&2

@@ -1,4 +1,4 @@
-//! Rebuilds the crate when a migration is added: the macro that embeds them cannot see new files.
+//! Rebuilds the crate when a migration is added: the macros that embed them cannot see new files.
 
 fn main() {
     println!("cargo::rerun-if-changed=../../../migrations");

@@ -8,7 +8,7 @@ use blobstore::{BlobStore, FsStore};
 use catalog::Catalog;
 
 use crate::blobs::Blobs;
-use crate::config::{CatalogUrl, Config};
+use crate::config::Config;
 use crate::conversions::Conversions;
 use crate::error::RegistryError;
 use crate::fill::Fills;
@@ -41,9 +41,8 @@ impl App {
         let spool = root.join("spool");
         std::fs::create_dir_all(&spool).with_context(|| format!("cannot create {}", spool.display()))?;
         let store: Arc<dyn BlobStore> = Arc::new(FsStore::open(&root).context("cannot open the blob store")?);
-        let CatalogUrl::Sqlite(path) = &config.catalog.url;
-        let url = format!("sqlite:{}", path.display());
-        let catalog = Catalog::open(&url).await.with_context(|| format!("cannot open the catalog {url}"))?;
+        let url = &config.catalog.url;
+        let catalog = Catalog::open(url).await.with_context(|| format!("cannot open the catalog {url}"))?;
         let remotes = Remotes::build(&config)?;
         let metrics = Arc::new(Metrics::new());
         let room = Room::new(root, config.storage.min_free);

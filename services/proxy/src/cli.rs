@@ -48,6 +48,8 @@ pub enum LogFormat {
 pub enum Command {
     /// Serve the registry API (no configuration needed)
     Serve,
+    /// Bring the schema of the catalog up to date (PostgreSQL; SQLite's is when it is opened)
+    Migrate,
     /// Convert an image
     #[command(about = "Convert an image: each of SRC and DST is oci:DIR[:TAG] or docker://HOST/NAME[:TAG|@DIGEST]")]
     Convert {

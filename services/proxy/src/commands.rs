@@ -1,4 +1,4 @@
-//! The commands that look at images or convert them: `convert`, `inspect`, `explain`.
+//! The commands that look at images or convert them: `convert`, `inspect`, `explain`; and `migrate`.
 //!
 //! Each gathers a report first and prints it afterwards, as text or as JSON.
 
@@ -10,6 +10,7 @@ pub mod inspect;
 mod known;
 mod layout;
 mod location;
+pub mod migrate;
 mod registry;
 mod table;
 

@@ -47,6 +47,7 @@ fn run(cli: Cli, config: Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match cli.command {
         Command::Serve => runtime.block_on(firstlight::serve::run(config)),
+        Command::Migrate => commands::print(&runtime.block_on(commands::migrate::run(&config))?, cli.output),
         Command::Convert { src, dst, plain_http } => {
             let report = runtime.block_on(commands::convert::run(&config, &src, &dst, plain_http))?;
             commands::print(&report, cli.output)

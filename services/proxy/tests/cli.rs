@@ -1,4 +1,4 @@
-//! The commands `convert`, `inspect` and `explain`, run as a user runs them.
+//! The commands `convert`, `inspect`, `explain` and `migrate`, run as a user runs them.
 
 #![expect(clippy::unwrap_used, reason = "these are tests, their helpers too")]
 
@@ -335,4 +335,20 @@ fn get_digest(url: &str) -> String {
             }
         }
     })
+}
+
+/// `migrate` says what it did; the second time there is nothing to do.
+#[test]
+fn migrate_says_what_it_did() {
+    let bench = Bench::new();
+    let done = bench.json(&["migrate"]);
+    assert_eq!(done["catalog"], "sqlite:./firstlight-data/catalog.db");
+    assert_eq!(done["applied"][0]["version"], 1);
+    assert_eq!(done["applied"][0]["name"], "init");
+    assert_eq!(bench.text(&["migrate"]), "the schema of sqlite:./firstlight-data/catalog.db is up to date\n");
+    let nowhere = "postgres://me:secret@127.0.0.1:1/d";
+    let output = bench.command(&["migrate"]).env("FIRSTLIGHT_CATALOG_URL", nowhere).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && told.contains("postgres://me@127.0.0.1:1/d"), "{told}");
+    assert!(told.contains("refused") && !told.contains("secret"), "{told}");
 }

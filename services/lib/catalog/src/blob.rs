@@ -1,9 +1,10 @@
 //! [`BlobRow`]: bytes that are in the store.
 
 use api::{Digest, Repository};
-use sqlx::SqliteConnection;
 
-use crate::{Catalog, CatalogError, row};
+use crate::query::query;
+use crate::session::Session;
+use crate::{Catalog, CatalogError, fill, link, row};
 
 /// Bytes that are in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,12 +24,8 @@ impl Catalog {
     /// Those of the database.
     pub async fn blob(&self, digest: &Digest) -> Result<Option<BlobRow>, CatalogError> {
         // A row without a key is one whose bytes were lost.
-        let found: Option<(i64, String)> =
-            sqlx::query_as("SELECT size, store_key FROM blobs WHERE digest = $1 AND store_key <> ''")
-                .bind(digest.to_string())
-                .fetch_optional(self.readers())
-                .await
-                .map_err(CatalogError::of("look up a blob"))?;
+        let select = query("SELECT size, store_key FROM blobs WHERE digest = $1 AND store_key <> ''").bind(digest);
+        let found: Option<(i64, String)> = self.reading("look up a blob").await?.optional(select).await?;
         found.map(|(size, key)| from_columns(digest, size, key)).transpose()
     }
 
@@ -39,41 +36,42 @@ impl Catalog {
     /// # Errors
     /// Those of the database.
     pub async fn add_blob(&self, blob: &BlobRow, links: &[&Repository]) -> Result<BlobRow, CatalogError> {
-        const ACTION: &str = "record a blob";
-        let failed = CatalogError::of(ACTION);
-        let mut tx = self.begin(ACTION).await?;
-        let standing = insert(&mut tx, blob).await?;
-        for repository in links {
-            crate::link::insert(&mut tx, repository, &blob.digest).await?;
-        }
-        sqlx::query("DELETE FROM fills WHERE digest = $1")
-            .bind(blob.digest.to_string())
-            .execute(&mut *tx)
-            .await
-            .map_err(&failed)?;
-        tx.commit().await.map_err(&failed)?;
+        let mut tx = self.begin("record a blob").await?;
+        let standing = store(&mut tx, blob, links).await?;
+        tx.commit().await?;
         Ok(standing)
     }
 }
 
+/// Records `blob`, links `links` to it, and ends its fill; returns the row that stands.
+pub(crate) async fn store(
+    session: &mut Session,
+    blob: &BlobRow,
+    links: &[&Repository],
+) -> Result<BlobRow, CatalogError> {
+    let standing = insert(session, blob).await?;
+    for repository in links {
+        link::insert(session, repository, &blob.digest).await?;
+    }
+    fill::end(session, &blob.digest).await?;
+    Ok(standing)
+}
+
 /// Records `blob` unless its digest has a row with a key, and returns the row that stands.
-pub(crate) async fn insert(connection: &mut SqliteConnection, blob: &BlobRow) -> Result<BlobRow, CatalogError> {
-    let failed = CatalogError::of("record a blob");
-    sqlx::query(
+///
+/// Until the transaction ends nobody changes or deletes that row: an update locks it even if it changes nothing, where
+/// `DO NOTHING` and a look afterwards would leave a gap for whoever deletes it.
+pub(crate) async fn insert(session: &mut Session, blob: &BlobRow) -> Result<BlobRow, CatalogError> {
+    let insert = query(
         "INSERT INTO blobs (digest, size, store_key) VALUES ($1, $2, $3) \
-         ON CONFLICT (digest) DO UPDATE SET store_key = excluded.store_key WHERE blobs.store_key = ''",
+         ON CONFLICT (digest) DO UPDATE SET \
+         store_key = CASE WHEN blobs.store_key = '' THEN excluded.store_key ELSE blobs.store_key END \
+         RETURNING size, store_key",
     )
-    .bind(blob.digest.to_string())
+    .bind(&blob.digest)
     .bind(row::to_sql("a blob's size", blob.size)?)
-    .bind(&blob.key)
-    .execute(&mut *connection)
-    .await
-    .map_err(&failed)?;
-    let (size, key): (i64, String) = sqlx::query_as("SELECT size, store_key FROM blobs WHERE digest = $1")
-        .bind(blob.digest.to_string())
-        .fetch_one(connection)
-        .await
-        .map_err(&failed)?;
+    .bind(&blob.key);
+    let (size, key) = session.one(insert).await?;
     from_columns(&blob.digest, size, key)
 }
 

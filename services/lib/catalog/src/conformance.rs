@@ -1,18 +1,23 @@
-//! What a [`Catalog`] on any database must do, as tests to run on an empty one.
+//! What a [`Catalog`] on any database must do, as tests to run on an empty one; each of the three below once.
 //!
 //! Each function panics at the first thing that is wrong and hands on errors of the database.
 
+mod leases;
 mod links;
 mod lost;
 mod races;
 mod twins;
 mod views;
+mod watches;
 
 use api::{Digest, MediaType, Repository, RepositoryName, Tag};
 
+#[cfg(test)]
+pub(crate) use twins::twin;
+
 use crate::{BlobRow, Catalog, CatalogError, FillRow, ManifestRow, TagRow};
 
-/// Runs every test of this module.
+/// Runs the tests that need one catalog.
 pub async fn conformance(catalog: &Catalog) -> Result<(), CatalogError> {
     the_first_blob_wins(catalog).await?;
     manifests_come_back(catalog).await?;
@@ -21,6 +26,7 @@ pub async fn conformance(catalog: &Catalog) -> Result<(), CatalogError> {
     profiles_keep_their_meaning(catalog).await?;
     sizes_have_a_bound(catalog).await?;
     links::own_links(catalog).await?;
+    links::links_of_an_upstream(catalog).await?;
     links::named_by_a_linked_manifest(catalog).await?;
     links::twins_inherit(catalog).await?;
     links::views_inherit(catalog).await?;
@@ -34,7 +40,21 @@ pub async fn conformance(catalog: &Catalog) -> Result<(), CatalogError> {
     lost::a_lost_blob_is_recorded_anew(catalog).await?;
     lost::a_lost_manifest_keeps_its_place(catalog).await?;
     lost::a_lost_twin_is_made_again(catalog).await?;
-    races::one_winner_each(catalog).await
+    leases::leases_run_out(catalog).await?;
+    leases::leases_are_apart(catalog).await?;
+    leases::only_the_holder_commits(catalog).await?;
+    watches::ends_wake_who_waits(catalog, catalog).await
+}
+
+/// Runs the tests with many callers on two catalogs, which are one database.
+pub async fn races(one: &Catalog, other: &Catalog) -> Result<(), CatalogError> {
+    races::one_winner_each([one, other]).await?;
+    leases::one_of_many_gets_the_work([one, other]).await
+}
+
+/// Runs the tests of watches with two catalogs, which are one database that carries notes between them.
+pub async fn watches(one: &Catalog, other: &Catalog) -> Result<(), CatalogError> {
+    watches::ends_wake_who_waits(one, other).await
 }
 
 fn digest(name: &str) -> Digest {

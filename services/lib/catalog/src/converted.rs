@@ -1,9 +1,9 @@
 //! Converted manifests: one for each source manifest, for ever.
 
 use api::Digest;
-use sqlx::{Connection, SqliteConnection};
 
-use crate::database::relax;
+use crate::query::query;
+use crate::session::Session;
 use crate::{BlobRow, Catalog, CatalogError, ManifestRow, blob, manifest, row};
 
 impl Catalog {
@@ -13,8 +13,8 @@ impl Catalog {
     /// # Errors
     /// Those of the database.
     pub async fn converted(&self, source: &Digest) -> Result<Option<Digest>, CatalogError> {
-        let mut connection = self.readers().acquire().await.map_err(CatalogError::of("look up a view"))?;
-        find(&mut connection, source).await
+        let mut session = self.reading("look up a view").await?;
+        find(&mut session, source).await
     }
 
     /// Returns the profile that the converted manifest or index of `source` was made under, or `None` when none was
@@ -23,11 +23,8 @@ impl Catalog {
     /// # Errors
     /// Those of the database.
     pub async fn converted_profile(&self, source: &Digest) -> Result<Option<String>, CatalogError> {
-        let found: Option<(String,)> = sqlx::query_as("SELECT profile FROM converted WHERE source = $1")
-            .bind(source.to_string())
-            .fetch_optional(self.readers())
-            .await
-            .map_err(CatalogError::of("look up a view's profile"))?;
+        let select = query("SELECT profile FROM converted WHERE source = $1").bind(source);
+        let found: Option<(String,)> = self.reading("look up a view's profile").await?.optional(select).await?;
         Ok(found.map(|(profile,)| profile))
     }
 
@@ -46,16 +43,10 @@ impl Catalog {
         config: Option<&BlobRow>,
         children: &[Digest],
     ) -> Result<Digest, CatalogError> {
-        const ACTION: &str = "commit a view";
-        let failed = CatalogError::of(ACTION);
-        let mut connection = self.durable(ACTION).await?;
-        let mut tx = connection.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
+        let mut tx = self.begin_synced("commit a view").await?;
         let winner = find(&mut tx, source).await?;
-        if let Some(winner) = &winner
-            && *winner != converted.digest
-        {
-            tx.rollback().await.map_err(&failed)?;
-            relax(connection, ACTION).await?;
+        if let Some(winner) = winner.as_ref().filter(|winner| **winner != converted.digest) {
+            tx.rollback().await?;
             return Ok(winner.clone());
         }
         if let Some(config) = config {
@@ -64,20 +55,23 @@ impl Catalog {
         manifest::insert(&mut tx, converted, children, Some(source)).await?;
         if winner.is_some() {
             // Of the same form, bytes that were lost count again; else nothing has changed.
-            tx.commit().await.map_err(&failed)?;
-            relax(connection, ACTION).await?;
+            tx.commit().await?;
             return Ok(converted.digest.clone());
         }
-        sqlx::query("INSERT INTO converted (source, profile, manifest, config) VALUES ($1, $2, $3, $4)")
-            .bind(source.to_string())
-            .bind(profile)
-            .bind(converted.digest.to_string())
-            .bind(config.map(|config| config.digest.to_string()))
-            .execute(&mut *tx)
-            .await
-            .map_err(&failed)?;
-        tx.commit().await.map_err(&failed)?;
-        relax(connection, ACTION).await?;
+        let insert = query(
+            "INSERT INTO converted (source, profile, manifest, config) VALUES ($1, $2, $3, $4) \
+             ON CONFLICT (source) DO NOTHING",
+        );
+        let config = config.map(|config| &config.digest);
+        let inserted = tx.run(insert.bind(source).bind(profile).bind(&converted.digest).bind(config)).await?;
+        if inserted == 0 {
+            // On PostgreSQL another caller may commit between the look and the insert, which waited for it. All that
+            // this caller wrote goes, and the other's row is there for good.
+            let mut session = tx.rollback().await?;
+            let (winner,): (String,) = session.one(query(FIND).bind(source)).await?;
+            return row::digest("converted.manifest", &winner);
+        }
+        tx.commit().await?;
         Ok(converted.digest.clone())
     }
 
@@ -88,24 +82,20 @@ impl Catalog {
     /// # Errors
     /// Those of the database.
     pub async fn source_of_converted(&self, converted: &Digest) -> Result<Option<Digest>, CatalogError> {
-        let found: Option<(String,)> = sqlx::query_as(
+        let select = query(
             "SELECT source FROM (\
                  SELECT source FROM converted WHERE manifest = $1 UNION SELECT source FROM converted WHERE config = $1\
              ) found ORDER BY source LIMIT 1",
         )
-        .bind(converted.to_string())
-        .fetch_optional(self.readers())
-        .await
-        .map_err(CatalogError::of("look up a view's source"))?;
+        .bind(converted);
+        let found: Option<(String,)> = self.reading("look up a view's source").await?.optional(select).await?;
         found.map(|(source,)| row::digest("converted.source", &source)).transpose()
     }
 }
 
-async fn find(connection: &mut SqliteConnection, source: &Digest) -> Result<Option<Digest>, CatalogError> {
-    let found: Option<(String,)> = sqlx::query_as("SELECT manifest FROM converted WHERE source = $1")
-        .bind(source.to_string())
-        .fetch_optional(connection)
-        .await
-        .map_err(CatalogError::of("look up a view"))?;
+const FIND: &str = "SELECT manifest FROM converted WHERE source = $1";
+
+async fn find(session: &mut Session, source: &Digest) -> Result<Option<Digest>, CatalogError> {
+    let found: Option<(String,)> = session.optional(query(FIND).bind(source)).await?;
     found.map(|(manifest,)| row::digest("converted.manifest", &manifest)).transpose()
 }

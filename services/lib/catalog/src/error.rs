@@ -5,21 +5,20 @@ use std::path::PathBuf;
 use api::Digest;
 use sqlx::error::DatabaseError;
 use sqlx::migrate::MigrateError;
+use sqlx::postgres::PgDatabaseError;
+
+use crate::{SchemaStep, Work};
 
 /// Why the catalog did not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
-    /// The URL names no database that there is.
-    #[error("`{url}` is no catalog, use sqlite:PATH")]
+    /// The URL names no database that there can be.
+    #[error("`{url}` is no catalog: {problem}")]
     Url {
         /// The URL given, without what a password could be in.
         url: String,
-    },
-    /// The URL names a kind of database that this version cannot use.
-    #[error("{kind} is not built yet, use sqlite:PATH")]
-    NotBuilt {
-        /// The kind of database.
-        kind: &'static str,
+        /// What is wrong with it.
+        problem: String,
     },
     /// The database file's folder cannot be made.
     #[error("cannot make the directory {}", path.display())]
@@ -32,6 +31,26 @@ pub enum CatalogError {
     /// The database's schema cannot be brought up to date.
     #[error("cannot bring the schema up to date")]
     Migrate(#[source] MigrateError),
+    /// The schema lacks what this version needs. Only PostgreSQL; SQLite's is brought up to date when it is opened.
+    #[error(
+        "the schema is older than this version: it lacks {missing}; run `firstlight migrate` with this configuration"
+    )]
+    SchemaOlder {
+        /// The first migration it lacks, and how many more.
+        missing: String,
+    },
+    /// The schema is of a later version.
+    #[error("the schema is newer than this version: it has {unknown}; use the version that made it or a later one")]
+    SchemaNewer {
+        /// The first migration that this version does not know.
+        unknown: SchemaStep,
+    },
+    /// The schema was made by another text of a migration than this version's.
+    #[error("{step} was made by another text than this version has; use the version that made it")]
+    SchemaOther {
+        /// The migration.
+        step: SchemaStep,
+    },
     /// The database refused or failed a statement.
     #[error("cannot {action}")]
     Database {
@@ -58,6 +77,12 @@ pub enum CatalogError {
         /// The id of the profile.
         profile: String,
     },
+    /// The lease is another process's now, or was ended; nothing was changed.
+    #[error("the lease for the {work} is lost")]
+    LeaseLost {
+        /// What it was the right to.
+        work: Work,
+    },
     /// A number is larger than a database can hold (2⁶³ − 1).
     #[error("{what} of {value} is too large")]
     TooLarge {
@@ -75,24 +100,66 @@ impl CatalogError {
     }
 
     /// Tells whether the same call may succeed a little later without anybody changing anything: the database was
-    /// busy, or every connection was in use.
+    /// busy, every connection was in use, or the server went away. Of a call that wrote, it may have taken effect.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Database { source: sqlx::Error::PoolTimedOut, .. } => true,
             Self::Database { source: sqlx::Error::Database(error), .. } => is_busy(&**error),
-            Self::Database { .. }
-            | Self::Url { .. }
-            | Self::NotBuilt { .. }
+            Self::Database { source, .. } => is_connection_lost(source),
+            Self::Url { .. }
             | Self::Folder { .. }
             | Self::Migrate(_)
+            | Self::SchemaOlder { .. }
+            | Self::SchemaNewer { .. }
+            | Self::SchemaOther { .. }
             | Self::Corrupt { .. }
             | Self::NotBegun { .. }
+            | Self::LeaseLost { .. }
             | Self::TooLarge { .. } => false,
+        }
+    }
+
+    /// Tells whether the server ended the connection or does not answer on it; others may have ended with it.
+    pub(crate) fn is_disconnect(&self) -> bool {
+        match self {
+            Self::Database { source: sqlx::Error::Database(error), .. } => sql_state(&**error).is_some_and(is_ending),
+            Self::Database { source, .. } => is_connection_lost(source),
+            _ => false,
         }
     }
 }
 
-/// Tells whether SQLite says `SQLITE_BUSY` (5) or `SQLITE_LOCKED` (6); the low byte of an extended code is the code.
+/// Tells whether the connection broke under a call.
+fn is_connection_lost(error: &sqlx::Error) -> bool {
+    match error {
+        // A certificate that is not to be trusted.
+        sqlx::Error::Io(error) => error.kind() != std::io::ErrorKind::InvalidData,
+        // What a server that was killed in the middle of a message leaves.
+        sqlx::Error::Protocol(_) => true,
+        _ => false,
+    }
+}
+
+/// Returns the five characters by which PostgreSQL names what happened; `None` for another database's error.
+fn sql_state(error: &dyn DatabaseError) -> Option<&str> {
+    error.try_downcast_ref::<PgDatabaseError>().map(PgDatabaseError::code)
+}
+
+/// Tells whether SQLite says `SQLITE_BUSY` (5) or `SQLITE_LOCKED` (6) (the low byte of an extended code is the code),
+/// or PostgreSQL what passes by itself. Its codes: <https://www.postgresql.org/docs/current/errcodes-appendix.html>
 fn is_busy(error: &dyn DatabaseError) -> bool {
-    error.code().and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| matches!(code & 0xff, 5 | 6))
+    match sql_state(error) {
+        // Serialization failure, deadlock, lock not available, statement time-out; resources (class 53: connections,
+        // memory, disk).
+        Some("40001" | "40P01" | "55P03" | "57014") => true,
+        Some(state) => state.starts_with("53") || is_ending(state),
+        None => error.code().and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| matches!(code & 0xff, 5 | 6)),
+    }
+}
+
+/// Tells whether PostgreSQL ends the connection with this: connection exceptions (class 08), shutdown, crash of another
+/// session, starting up, time-outs of idle sessions and transactions. Or whether it is of no use any more: a server
+/// that only reads is a standby now, after a failover.
+fn is_ending(state: &str) -> bool {
+    state.starts_with("08") || matches!(state, "57P01" | "57P02" | "57P03" | "57P05" | "25P03" | "25006")
 }

@@ -2,6 +2,8 @@
 
 use api::{Digest, Repository};
 
+use crate::query::query;
+use crate::session::Session;
 use crate::{Catalog, CatalogError, row};
 
 /// A fill that was begun and has not ended.
@@ -22,16 +24,14 @@ impl Catalog {
     /// # Errors
     /// Those of the database.
     pub async fn begin_fill(&self, digest: &Digest, repository: &Repository, size: u64) -> Result<(), CatalogError> {
-        sqlx::query(
+        let insert = query(
             "INSERT INTO fills (digest, repository, size) VALUES ($1, $2, $3) \
              ON CONFLICT (digest) DO UPDATE SET repository = excluded.repository, size = excluded.size",
         )
-        .bind(digest.to_string())
-        .bind(repository.to_string())
-        .bind(row::to_sql("a fill's size", size)?)
-        .execute(self.writer())
-        .await
-        .map_err(CatalogError::of("record a fill"))?;
+        .bind(digest)
+        .bind(repository)
+        .bind(row::to_sql("a fill's size", size)?);
+        self.writing("record a fill").await?.run(insert).await?;
         Ok(())
     }
 
@@ -41,12 +41,8 @@ impl Catalog {
     /// # Errors
     /// Those of the database.
     pub async fn end_fill(&self, digest: &Digest) -> Result<(), CatalogError> {
-        sqlx::query("DELETE FROM fills WHERE digest = $1")
-            .bind(digest.to_string())
-            .execute(self.writer())
-            .await
-            .map_err(CatalogError::of("end a fill"))?;
-        Ok(())
+        let mut session = self.writing("end a fill").await?;
+        end(&mut session, digest).await
     }
 
     /// Returns the fills that were begun and have not ended, sorted by digest.
@@ -54,11 +50,8 @@ impl Catalog {
     /// # Errors
     /// Those of the database.
     pub async fn unfinished_fills(&self) -> Result<Vec<FillRow>, CatalogError> {
-        let found: Vec<(String, String, i64)> =
-            sqlx::query_as("SELECT digest, repository, size FROM fills ORDER BY digest")
-                .fetch_all(self.readers())
-                .await
-                .map_err(CatalogError::of("list fills"))?;
+        let select = query("SELECT digest, repository, size FROM fills ORDER BY digest");
+        let found: Vec<(String, String, i64)> = self.reading("list fills").await?.all(select).await?;
         found
             .iter()
             .map(|(digest, repository, size)| {
@@ -70,4 +63,10 @@ impl Catalog {
             })
             .collect()
     }
+}
+
+/// Removes the row of a fill, if there is one.
+pub(crate) async fn end(session: &mut Session, digest: &Digest) -> Result<(), CatalogError> {
+    session.run(query("DELETE FROM fills WHERE digest = $1").bind(digest)).await?;
+    Ok(())
 }

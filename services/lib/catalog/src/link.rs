@@ -1,8 +1,9 @@
 //! [`Link`]: whether a repository may read a digest.
 
 use api::{Digest, Repository};
-use sqlx::SqliteConnection;
 
+use crate::query::query;
+use crate::session::Session;
 use crate::{Catalog, CatalogError, row};
 
 /// How far a repository is linked to a digest.
@@ -39,7 +40,7 @@ WITH asked (digest, made) AS (
 SELECT digest, state FROM (
     SELECT a.digest AS digest, a.made AS made,
         CASE
-            WHEN EXISTS (SELECT 1 FROM links l WHERE l.repository = $1 AND l.digest = a.digest) THEN 2
+            WHEN EXISTS (SELECT 1 FROM links l WHERE l.repository = $1 AND l.digest = a.digest) THEN CAST(2 AS BIGINT)
             WHEN EXISTS (
                 SELECT 1 FROM manifest_children c JOIN links l ON l.digest = c.manifest
                 WHERE c.child = a.digest AND l.repository = $1
@@ -56,8 +57,8 @@ impl Catalog {
     /// # Errors
     /// Those of the database.
     pub async fn link(&self, repository: &Repository, digest: &Digest) -> Result<(), CatalogError> {
-        let mut connection = self.writer().acquire().await.map_err(CatalogError::of("add a link"))?;
-        insert(&mut connection, repository, digest).await
+        let mut session = self.writing("add a link").await?;
+        insert(&mut session, repository, digest).await
     }
 
     /// Returns how far `repository` is linked to `digest`. Twins, TOCs, converted manifests and converted configs
@@ -75,14 +76,13 @@ impl Catalog {
     /// Those of the database.
     pub async fn is_linked_in_upstream(&self, upstream: &str, digest: &Digest) -> Result<bool, CatalogError> {
         // '0' is the character after '/'.
-        let found: Option<(i64,)> =
-            sqlx::query_as("SELECT 1 FROM links WHERE digest = $1 AND repository > $2 AND repository < $3 LIMIT 1")
-                .bind(digest.to_string())
+        let select =
+            query("SELECT digest FROM links WHERE digest = $1 AND repository > $2 AND repository < $3 LIMIT 1")
+                .bind(digest)
                 .bind(format!("{upstream}/"))
-                .bind(format!("{upstream}0"))
-                .fetch_optional(self.readers())
-                .await
-                .map_err(CatalogError::of("look up the links of an upstream"))?;
+                .bind(format!("{upstream}0"));
+        let mut session = self.reading("look up the links of an upstream").await?;
+        let found: Option<(String,)> = session.optional(select).await?;
         Ok(found.is_some())
     }
 
@@ -91,20 +91,14 @@ impl Catalog {
     /// # Errors
     /// Those of the database.
     pub async fn link_of(&self, repository: &Repository, digest: &Digest) -> Result<Link, CatalogError> {
-        let failed = CatalogError::of("look up a link");
-        let (repository, text) = (repository.to_string(), digest.to_string());
+        let mut session = self.reading("look up a link").await?;
         // What almost every request asks about: one index look-up.
-        let own: Option<(i64,)> = sqlx::query_as("SELECT 1 FROM links WHERE repository = $1 AND digest = $2")
-            .bind(&repository)
-            .bind(&text)
-            .fetch_optional(self.readers())
-            .await
-            .map_err(&failed)?;
+        let own = query("SELECT digest FROM links WHERE repository = $1 AND digest = $2").bind(repository).bind(digest);
+        let own: Option<(String,)> = session.optional(own).await?;
         if own.is_some() {
             return Ok(Link { state: LinkState::Linked, decided_by: digest.clone() });
         }
-        let found: Option<(String, i64)> =
-            sqlx::query_as(FIND).bind(&repository).bind(&text).fetch_optional(self.readers()).await.map_err(&failed)?;
+        let found: Option<(String, i64)> = session.optional(query(FIND).bind(repository).bind(digest)).await?;
         let Some((decided_by, state)) = found else {
             return Ok(Link { state: LinkState::None, decided_by: digest.clone() });
         };
@@ -115,15 +109,12 @@ impl Catalog {
 
 /// Links `repository` to `digest`; nothing changes when it is.
 pub(crate) async fn insert(
-    connection: &mut SqliteConnection,
+    session: &mut Session,
     repository: &Repository,
     digest: &Digest,
 ) -> Result<(), CatalogError> {
-    sqlx::query("INSERT INTO links (repository, digest) VALUES ($1, $2) ON CONFLICT (repository, digest) DO NOTHING")
-        .bind(repository.to_string())
-        .bind(digest.to_string())
-        .execute(connection)
-        .await
-        .map_err(CatalogError::of("add a link"))?;
+    let insert =
+        query("INSERT INTO links (repository, digest) VALUES ($1, $2) ON CONFLICT (repository, digest) DO NOTHING");
+    session.run(insert.bind(repository).bind(digest)).await?;
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use api::Digest;
 
+use crate::query::query;
 use crate::{Catalog, CatalogError, row};
 
 impl Catalog {
@@ -12,25 +13,21 @@ impl Catalog {
     /// # Errors
     /// Those of the database.
     pub async fn lose_blob(&self, digest: &Digest, key: &str) -> Result<bool, CatalogError> {
-        const ACTION: &str = "drop a lost blob";
-        let failed = CatalogError::of(ACTION);
-        let mut tx = self.begin(ACTION).await?;
-        let lost = sqlx::query("UPDATE blobs SET store_key = '' WHERE digest = $1 AND store_key = $2")
-            .bind(digest.to_string())
-            .bind(key)
-            .execute(&mut *tx)
-            .await
-            .map_err(&failed)?;
-        if lost.rows_affected() == 0 {
+        let mut tx = self.begin("drop a lost blob").await?;
+        let lose = query("UPDATE blobs SET store_key = '' WHERE digest = $1 AND store_key = $2");
+        if tx.run(lose.bind(digest).bind(key)).await? == 0 {
+            tx.rollback().await?;
             return Ok(false);
         }
+        // Who finishes a conversion takes these rows in the other order. PostgreSQL breaks such a tie by an error that
+        // is transient; whoever asks next finds the bytes missing again.
         for column in [
             "UPDATE twins SET state = 'converting' WHERE state = 'ready' AND twin = $1",
             "UPDATE twins SET state = 'converting' WHERE state = 'ready' AND toc = $1",
         ] {
-            sqlx::query(column).bind(digest.to_string()).execute(&mut *tx).await.map_err(&failed)?;
+            tx.run(query(column).bind(digest)).await?;
         }
-        tx.commit().await.map_err(&failed)?;
+        tx.commit().await?;
         Ok(true)
     }
 
@@ -40,17 +37,14 @@ impl Catalog {
     /// # Errors
     /// Those of the database.
     pub async fn lost_twin(&self, digest: &Digest, linked: &Digest) -> Result<Option<(Digest, String)>, CatalogError> {
-        let found: Option<(String, String)> = sqlx::query_as(
+        let select = query(
             "SELECT source, profile FROM (\
                  SELECT source, profile FROM twins WHERE twin = $1 AND state = 'converting' \
                  UNION SELECT source, profile FROM twins WHERE toc = $1 AND state = 'converting'\
              ) found ORDER BY CASE WHEN source = $2 THEN 0 ELSE 1 END, source, profile LIMIT 1",
-        )
-        .bind(digest.to_string())
-        .bind(linked.to_string())
-        .fetch_optional(self.readers())
-        .await
-        .map_err(CatalogError::of("look up a lost twin"))?;
+        );
+        let mut session = self.reading("look up a lost twin").await?;
+        let found: Option<(String, String)> = session.optional(select.bind(digest).bind(linked)).await?;
         found.map(|(source, profile)| Ok((row::digest("twins.source", &source)?, profile))).transpose()
     }
 }

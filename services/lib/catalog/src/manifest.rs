@@ -1,11 +1,12 @@
 //! [`ManifestRow`]: manifests and indexes that are in the store.
 
 use api::{Digest, MediaType, Repository};
-use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
+use crate::query::{Value, query};
+use crate::session::Session;
 use crate::{BlobRow, Catalog, CatalogError, blob, link, row};
 
-/// Children written by one statement; two values each, far below SQLite's limit of 32 766.
+/// Children written by one statement; two values each, far below SQLite's limit of 32 766 and PostgreSQL's of 65 535.
 const CHILDREN_PER_INSERT: usize = 500;
 
 /// A manifest or index that is in the store.
@@ -33,14 +34,12 @@ impl Catalog {
     /// # Errors
     /// Those of the database.
     pub async fn manifest(&self, digest: &Digest) -> Result<Option<ManifestRow>, CatalogError> {
-        let found: Option<(String, i64, String)> = sqlx::query_as(
+        let select = query(
             "SELECT m.media_type, b.size, b.store_key FROM manifests m JOIN blobs b ON b.digest = m.digest \
              WHERE m.digest = $1 AND b.store_key <> ''",
         )
-        .bind(digest.to_string())
-        .fetch_optional(self.readers())
-        .await
-        .map_err(CatalogError::of("look up a manifest"))?;
+        .bind(digest);
+        let found: Option<(String, i64, String)> = self.reading("look up a manifest").await?.optional(select).await?;
         found
             .map(|(media_type, size, key)| {
                 let media_type = MediaType::parse(&media_type);
@@ -62,51 +61,37 @@ impl Catalog {
         children: &[Digest],
         subject: Option<&Digest>,
     ) -> Result<ManifestRow, CatalogError> {
-        const ACTION: &str = "record a manifest";
-        let mut tx = self.begin(ACTION).await?;
+        let mut tx = self.begin("record a manifest").await?;
         let standing = insert(&mut tx, manifest, children, subject).await?;
         if let Some(repository) = repository {
             link::insert(&mut tx, repository, &manifest.digest).await?;
         }
-        tx.commit().await.map_err(CatalogError::of(ACTION))?;
+        tx.commit().await?;
         Ok(standing)
     }
 }
 
 /// Records `manifest` unless it is, and what it names; returns the row that stands.
+///
+/// The row of its blob is locked first, so two callers with the same manifest do this one after the other.
 pub(crate) async fn insert(
-    connection: &mut SqliteConnection,
+    session: &mut Session,
     manifest: &ManifestRow,
     children: &[Digest],
     subject: Option<&Digest>,
 ) -> Result<ManifestRow, CatalogError> {
-    let failed = CatalogError::of("record a manifest");
-    let blob = blob::insert(connection, &manifest.blob()).await?;
-    sqlx::query(
+    let blob = blob::insert(session, &manifest.blob()).await?;
+    let insert = query(
         "INSERT INTO manifests (digest, media_type, subject) VALUES ($1, $2, $3) ON CONFLICT (digest) DO NOTHING",
-    )
-    .bind(manifest.digest.to_string())
-    .bind(manifest.media_type.as_str())
-    .bind(subject.map(Digest::to_string))
-    .execute(&mut *connection)
-    .await
-    .map_err(&failed)?;
+    );
+    session.run(insert.bind(&manifest.digest).bind(manifest.media_type.as_str()).bind(subject)).await?;
     for chunk in children.chunks(CHILDREN_PER_INSERT) {
-        QueryBuilder::<Sqlite>::new("INSERT INTO manifest_children (manifest, child) ")
-            .push_values(chunk, |mut values, child| {
-                values.push_bind(manifest.digest.to_string()).push_bind(child.to_string());
-            })
-            .push(" ON CONFLICT (manifest, child) DO NOTHING")
-            .build()
-            .persistent(false)
-            .execute(&mut *connection)
-            .await
-            .map_err(&failed)?;
+        let insert = query("INSERT INTO manifest_children (manifest, child) VALUES ")
+            .push_rows(chunk.iter().map(|child| [Value::from(&manifest.digest), Value::from(child)]))
+            .push(" ON CONFLICT (manifest, child) DO NOTHING");
+        session.run(insert).await?;
     }
-    let (media_type,): (String,) = sqlx::query_as("SELECT media_type FROM manifests WHERE digest = $1")
-        .bind(manifest.digest.to_string())
-        .fetch_one(connection)
-        .await
-        .map_err(&failed)?;
+    let select = query("SELECT media_type FROM manifests WHERE digest = $1").bind(&manifest.digest);
+    let (media_type,): (String,) = session.one(select).await?;
     Ok(ManifestRow { digest: blob.digest, media_type: MediaType::parse(&media_type), size: blob.size, key: blob.key })
 }

@@ -1,5 +1,6 @@
 //! Conversion profiles: what a profile's id in a row stands for.
 
+use crate::query::query;
 use crate::{Catalog, CatalogError};
 
 impl Catalog {
@@ -8,12 +9,8 @@ impl Catalog {
     /// # Errors
     /// Those of the database.
     pub async fn record_profile(&self, id: &str, description: &str) -> Result<(), CatalogError> {
-        sqlx::query("INSERT INTO profiles (id, description) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING")
-            .bind(id)
-            .bind(description)
-            .execute(self.writer())
-            .await
-            .map_err(CatalogError::of("record a profile"))?;
+        let insert = query("INSERT INTO profiles (id, description) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING");
+        self.writing("record a profile").await?.run(insert.bind(id).bind(description)).await?;
         Ok(())
     }
 
@@ -22,11 +19,8 @@ impl Catalog {
     /// # Errors
     /// Those of the database.
     pub async fn profile(&self, id: &str) -> Result<Option<String>, CatalogError> {
-        let found: Option<(String,)> = sqlx::query_as("SELECT description FROM profiles WHERE id = $1")
-            .bind(id)
-            .fetch_optional(self.readers())
-            .await
-            .map_err(CatalogError::of("look up a profile"))?;
+        let select = query("SELECT description FROM profiles WHERE id = $1").bind(id);
+        let found: Option<(String,)> = self.reading("look up a profile").await?.optional(select).await?;
         Ok(found.map(|(description,)| description))
     }
 }

@@ -2,6 +2,7 @@
 
 use api::{Digest, Repository, Tag};
 
+use crate::query::query;
 use crate::{Catalog, CatalogError, row};
 
 /// What a tag pointed to when the upstream was last asked. Moments are milliseconds since 1970 (UTC).
@@ -21,14 +22,11 @@ impl Catalog {
     /// # Errors
     /// Those of the database.
     pub async fn tag(&self, repository: &Repository, tag: &Tag) -> Result<Option<TagRow>, CatalogError> {
-        let found: Option<(String, i64, Option<i64>)> = sqlx::query_as(
-            "SELECT digest, checked_at, original_answered_at FROM tags WHERE repository = $1 AND tag = $2",
-        )
-        .bind(repository.to_string())
-        .bind(tag.as_str())
-        .fetch_optional(self.readers())
-        .await
-        .map_err(CatalogError::of("look up a tag"))?;
+        let select =
+            query("SELECT digest, checked_at, original_answered_at FROM tags WHERE repository = $1 AND tag = $2")
+                .bind(repository)
+                .bind(tag.as_str());
+        let found: Option<(String, i64, Option<i64>)> = self.reading("look up a tag").await?.optional(select).await?;
         found
             .map(|(digest, checked_at, original_answered_at)| {
                 Ok(TagRow { digest: row::digest("tags.digest", &digest)?, checked_at, original_answered_at })
@@ -48,18 +46,16 @@ impl Catalog {
         digest: &Digest,
         checked_at: i64,
     ) -> Result<(), CatalogError> {
-        sqlx::query(
+        let write = query(
             "INSERT INTO tags (repository, tag, digest, checked_at) VALUES ($1, $2, $3, $4) \
              ON CONFLICT (repository, tag) DO UPDATE SET digest = excluded.digest, checked_at = excluded.checked_at \
              WHERE excluded.checked_at >= tags.checked_at",
         )
-        .bind(repository.to_string())
+        .bind(repository)
         .bind(tag.as_str())
-        .bind(digest.to_string())
-        .bind(checked_at)
-        .execute(self.writer())
-        .await
-        .map_err(CatalogError::of("record a tag"))?;
+        .bind(digest)
+        .bind(checked_at);
+        self.writing("record a tag").await?.run(write).await?;
         Ok(())
     }
 
@@ -69,13 +65,11 @@ impl Catalog {
     /// # Errors
     /// Those of the database.
     pub async fn tag_checked(&self, repository: &Repository, tag: &Tag, checked_at: i64) -> Result<(), CatalogError> {
-        sqlx::query("UPDATE tags SET checked_at = $3 WHERE repository = $1 AND tag = $2 AND checked_at < $3")
-            .bind(repository.to_string())
+        let write = query("UPDATE tags SET checked_at = $3 WHERE repository = $1 AND tag = $2 AND checked_at < $3")
+            .bind(repository)
             .bind(tag.as_str())
-            .bind(checked_at)
-            .execute(self.writer())
-            .await
-            .map_err(CatalogError::of("record a tag's check"))?;
+            .bind(checked_at);
+        self.writing("record a tag's check").await?.run(write).await?;
         Ok(())
     }
 
@@ -85,13 +79,11 @@ impl Catalog {
     /// # Errors
     /// Those of the database.
     pub async fn forget_tag(&self, repository: &Repository, tag: &Tag, checked_at: i64) -> Result<(), CatalogError> {
-        sqlx::query("DELETE FROM tags WHERE repository = $1 AND tag = $2 AND checked_at <= $3")
-            .bind(repository.to_string())
+        let delete = query("DELETE FROM tags WHERE repository = $1 AND tag = $2 AND checked_at <= $3")
+            .bind(repository)
             .bind(tag.as_str())
-            .bind(checked_at)
-            .execute(self.writer())
-            .await
-            .map_err(CatalogError::of("forget a tag"))?;
+            .bind(checked_at);
+        self.writing("forget a tag").await?.run(delete).await?;
         Ok(())
     }
 
@@ -106,16 +98,14 @@ impl Catalog {
         tag: &Tag,
         answered_at: i64,
     ) -> Result<(), CatalogError> {
-        sqlx::query(
+        let write = query(
             "UPDATE tags SET original_answered_at = $3 WHERE repository = $1 AND tag = $2 \
              AND (original_answered_at IS NULL OR original_answered_at < $3)",
         )
-        .bind(repository.to_string())
+        .bind(repository)
         .bind(tag.as_str())
-        .bind(answered_at)
-        .execute(self.writer())
-        .await
-        .map_err(CatalogError::of("record a tag's answer"))?;
+        .bind(answered_at);
+        self.writing("record a tag's answer").await?.run(write).await?;
         Ok(())
     }
 
@@ -125,14 +115,8 @@ impl Catalog {
     /// # Errors
     /// Those of the database.
     pub async fn tags(&self, repository: &Repository) -> Result<Vec<Tag>, CatalogError> {
-        let found: Vec<(String,)> = sqlx::query_as("SELECT tag FROM tags WHERE repository = $1")
-            .bind(repository.to_string())
-            .fetch_all(self.readers())
-            .await
-            .map_err(CatalogError::of("list tags"))?;
-        let mut tags = found.iter().map(|(tag,)| row::tag("tags.tag", tag)).collect::<Result<Vec<_>, _>>()?;
-        // Sorted here, because databases differ in how they collate text.
-        tags.sort_unstable();
-        Ok(tags)
+        let select = query("SELECT tag FROM tags WHERE repository = $1 ORDER BY tag").bind(repository);
+        let found: Vec<(String,)> = self.reading("list tags").await?.all(select).await?;
+        found.iter().map(|(tag,)| row::tag("tags.tag", tag)).collect()
     }
 }

@@ -3,8 +3,9 @@
 mod columns;
 
 use api::{Digest, Repository, Twin, UnconvertibleReason};
-use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
+use crate::query::{Value, query};
+use crate::session::Session;
 use crate::{BlobRow, Catalog, CatalogError, blob, row};
 use columns::Columns;
 pub(crate) use columns::SELECT;
@@ -55,8 +56,8 @@ impl Catalog {
     /// # Errors
     /// Those of the database.
     pub async fn twin(&self, source: &Digest, profile: &str) -> Result<Option<TwinRow>, CatalogError> {
-        let mut connection = self.readers().acquire().await.map_err(CatalogError::of("look up a twin"))?;
-        find(&mut connection, source, profile).await
+        let mut session = self.reading("look up a twin").await?;
+        find(&mut session, source, profile).await
     }
 
     /// Returns how far the conversions of `sources` under `profile` are, in no order; sources of which none was
@@ -65,21 +66,11 @@ impl Catalog {
     /// # Errors
     /// Those of the database.
     pub async fn twins(&self, sources: &[Digest], profile: &str) -> Result<Vec<TwinRow>, CatalogError> {
+        let mut session = self.reading("look up twins").await?;
         let mut rows = Vec::with_capacity(sources.len());
         for chunk in sources.chunks(SOURCES_PER_QUERY) {
-            let mut query = QueryBuilder::<Sqlite>::new(SELECT);
-            query.push_bind(profile).push(" AND t.source IN (");
-            let mut list = query.separated(", ");
-            for source in chunk {
-                list.push_bind(source.to_string());
-            }
-            let found: Vec<Columns> = query
-                .push(")")
-                .build_query_as()
-                .persistent(false)
-                .fetch_all(self.readers())
-                .await
-                .map_err(CatalogError::of("look up twins"))?;
+            let select = query(SELECT).bind(profile).push(" AND t.source IN ").push_list(chunk.iter().map(Value::from));
+            let found: Vec<Columns> = session.all(select).await?;
             for columns in found {
                 rows.push(columns.decode()?);
             }
@@ -98,21 +89,14 @@ impl Catalog {
         profile: &str,
         repository: &Repository,
     ) -> Result<TwinState, CatalogError> {
-        const ACTION: &str = "begin a conversion";
-        let failed = CatalogError::of(ACTION);
-        let mut tx = self.begin(ACTION).await?;
-        sqlx::query(
+        let mut tx = self.begin("begin a conversion").await?;
+        let insert = query(
             "INSERT INTO twins (source, profile, state, attempts, repository) VALUES ($1, $2, 'converting', 1, $3) \
              ON CONFLICT (source, profile) DO NOTHING",
-        )
-        .bind(source.to_string())
-        .bind(profile)
-        .bind(repository.to_string())
-        .execute(&mut *tx)
-        .await
-        .map_err(&failed)?;
+        );
+        tx.run(insert.bind(source).bind(profile).bind(repository)).await?;
         let state = standing(&mut tx, source, profile).await?;
-        tx.commit().await.map_err(&failed)?;
+        tx.commit().await?;
         Ok(state)
     }
 
@@ -122,19 +106,13 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::NotBegun`] when there is no row; else those of the database.
     pub async fn retry_conversion(&self, source: &Digest, profile: &str) -> Result<TwinState, CatalogError> {
-        const ACTION: &str = "begin a conversion again";
-        let failed = CatalogError::of(ACTION);
-        let mut tx = self.begin(ACTION).await?;
-        sqlx::query(
+        let mut tx = self.begin("begin a conversion again").await?;
+        let update = query(
             "UPDATE twins SET attempts = attempts + 1 WHERE source = $1 AND profile = $2 AND state = 'converting'",
-        )
-        .bind(source.to_string())
-        .bind(profile)
-        .execute(&mut *tx)
-        .await
-        .map_err(&failed)?;
+        );
+        tx.run(update.bind(source).bind(profile)).await?;
         let state = standing(&mut tx, source, profile).await?;
-        tx.commit().await.map_err(&failed)?;
+        tx.commit().await?;
         Ok(state)
     }
 
@@ -154,16 +132,9 @@ impl Catalog {
         key: &str,
         toc_key: &str,
     ) -> Result<TwinState, CatalogError> {
-        const ACTION: &str = "finish a conversion";
-        let mut tx = self.begin(ACTION).await?;
-        if make_ready(&mut tx, source, profile, twin).await? {
-            let bytes = BlobRow { digest: twin.digest.clone(), size: twin.size, key: key.into() };
-            let toc = BlobRow { digest: twin.toc_digest.clone(), size: twin.toc_size, key: toc_key.into() };
-            blob::insert(&mut tx, &bytes).await?;
-            blob::insert(&mut tx, &toc).await?;
-        }
-        let state = standing(&mut tx, source, profile).await?;
-        tx.commit().await.map_err(CatalogError::of(ACTION))?;
+        let mut tx = self.begin("finish a conversion").await?;
+        let state = finish(&mut tx, source, profile, twin, key, toc_key).await?;
+        tx.commit().await?;
         Ok(state)
     }
 
@@ -179,22 +150,9 @@ impl Catalog {
         reason: UnconvertibleReason,
         detail: &str,
     ) -> Result<TwinState, CatalogError> {
-        const ACTION: &str = "refuse a conversion";
-        let failed = CatalogError::of(ACTION);
-        let mut tx = self.begin(ACTION).await?;
-        sqlx::query(
-            "UPDATE twins SET state = 'unconvertible', reason = $3, detail = $4 \
-             WHERE source = $1 AND profile = $2 AND state = 'converting' AND twin IS NULL",
-        )
-        .bind(source.to_string())
-        .bind(profile)
-        .bind(reason.as_str())
-        .bind(detail)
-        .execute(&mut *tx)
-        .await
-        .map_err(&failed)?;
-        let state = standing(&mut tx, source, profile).await?;
-        tx.commit().await.map_err(&failed)?;
+        let mut tx = self.begin("refuse a conversion").await?;
+        let state = refuse(&mut tx, source, profile, reason, detail).await?;
+        tx.commit().await?;
         Ok(state)
     }
 
@@ -204,13 +162,9 @@ impl Catalog {
     /// # Errors
     /// Those of the database.
     pub async fn unfinished_conversions(&self, profile: &str) -> Result<Vec<(Digest, Repository)>, CatalogError> {
-        let found: Vec<(String, String)> = sqlx::query_as(
-            "SELECT source, repository FROM twins WHERE profile = $1 AND state = 'converting' ORDER BY source",
-        )
-        .bind(profile)
-        .fetch_all(self.readers())
-        .await
-        .map_err(CatalogError::of("list conversions"))?;
+        let select =
+            query("SELECT source, repository FROM twins WHERE profile = $1 AND state = 'converting' ORDER BY source");
+        let found: Vec<(String, String)> = self.reading("list conversions").await?.all(select.bind(profile)).await?;
         found
             .iter()
             .map(|(source, repository)| {
@@ -225,73 +179,85 @@ impl Catalog {
     /// # Errors
     /// Those of the database.
     pub async fn source_of_twin(&self, twin: &Digest) -> Result<Option<Digest>, CatalogError> {
-        let found: Option<(String,)> =
-            sqlx::query_as("SELECT source FROM twins WHERE twin = $1 ORDER BY source LIMIT 1")
-                .bind(twin.to_string())
-                .fetch_optional(self.readers())
-                .await
-                .map_err(CatalogError::of("look up a twin's source"))?;
+        let select = query("SELECT source FROM twins WHERE twin = $1 ORDER BY source LIMIT 1").bind(twin);
+        let found: Option<(String,)> = self.reading("look up a twin's source").await?.optional(select).await?;
         found.map(|(source,)| row::digest("twins.source", &source)).transpose()
     }
 }
 
-async fn find(
-    connection: &mut SqliteConnection,
-    source: &Digest,
-    profile: &str,
-) -> Result<Option<TwinRow>, CatalogError> {
-    let found: Option<Columns> = QueryBuilder::<Sqlite>::new(SELECT)
-        .push_bind(profile)
-        .push(" AND t.source = ")
-        .push_bind(source.to_string())
-        .build_query_as()
-        .fetch_optional(connection)
-        .await
-        .map_err(CatalogError::of("look up a twin"))?;
+async fn find(session: &mut Session, source: &Digest, profile: &str) -> Result<Option<TwinRow>, CatalogError> {
+    let select = query(SELECT).bind(profile).push(" AND t.source = $2").bind(source);
+    let found: Option<Columns> = session.optional(select).await?;
     found.map(Columns::decode).transpose()
 }
 
 /// Returns the state of a row that a caller has begun.
-async fn standing(
-    connection: &mut SqliteConnection,
-    source: &Digest,
-    profile: &str,
-) -> Result<TwinState, CatalogError> {
-    let found = find(connection, source, profile).await?;
+async fn standing(session: &mut Session, source: &Digest, profile: &str) -> Result<TwinState, CatalogError> {
+    let found = find(session, source, profile).await?;
     found.map(|row| row.state).ok_or_else(|| CatalogError::NotBegun { layer: source.clone(), profile: profile.into() })
 }
 
-/// Turns a converting row into a ready one, and tells whether it was one.
-async fn make_ready(
-    connection: &mut SqliteConnection,
+/// Records the twin of a source and its blobs, unless the row is in a final state; returns the state that stands.
+pub(crate) async fn finish(
+    session: &mut Session,
     source: &Digest,
     profile: &str,
     twin: &Twin,
-) -> Result<bool, CatalogError> {
+    key: &str,
+    toc_key: &str,
+) -> Result<TwinState, CatalogError> {
+    if make_ready(session, source, profile, twin).await? {
+        let bytes = BlobRow { digest: twin.digest.clone(), size: twin.size, key: key.into() };
+        let toc = BlobRow { digest: twin.toc_digest.clone(), size: twin.toc_size, key: toc_key.into() };
+        blob::insert(session, &bytes).await?;
+        blob::insert(session, &toc).await?;
+        session.tell_ended(source).await?;
+    }
+    standing(session, source, profile).await
+}
+
+/// Records that a source stays as it is, unless the row is in a final state; returns the state that stands.
+pub(crate) async fn refuse(
+    session: &mut Session,
+    source: &Digest,
+    profile: &str,
+    reason: UnconvertibleReason,
+    detail: &str,
+) -> Result<TwinState, CatalogError> {
+    let update = query(
+        "UPDATE twins SET state = 'unconvertible', reason = $3, detail = $4 \
+         WHERE source = $1 AND profile = $2 AND state = 'converting' AND twin IS NULL",
+    );
+    if session.run(update.bind(source).bind(profile).bind(reason.as_str()).bind(detail)).await? == 1 {
+        session.tell_ended(source).await?;
+    }
+    standing(session, source, profile).await
+}
+
+/// Turns a converting row into a ready one, and tells whether it was one. Of callers at once, the database lets one
+/// after the other see the row, so one of them finds it converting.
+async fn make_ready(session: &mut Session, source: &Digest, profile: &str, twin: &Twin) -> Result<bool, CatalogError> {
     let json = |failed: serde_json::Error| CatalogError::Corrupt {
         column: "twins.tail or twins.implied_dirs",
         value: source.to_string(),
         source: failed.into(),
     };
-    let done = sqlx::query(
+    let update = query(
         "UPDATE twins SET state = 'ready', twin = $3, twin_size = $4, diff_id = $5, plain_size = $6, toc = $7, \
          toc_size = $8, source_diff_id = $9, source_plain_size = $10, tail = $11, implied_dirs = $12 \
          WHERE source = $1 AND profile = $2 AND state = 'converting' AND (twin IS NULL OR (twin = $3 AND toc = $7))",
     )
-    .bind(source.to_string())
+    .bind(source)
     .bind(profile)
-    .bind(twin.digest.to_string())
+    .bind(&twin.digest)
     .bind(row::to_sql("a twin's size", twin.size)?)
-    .bind(twin.diff_id.to_string())
+    .bind(&twin.diff_id)
     .bind(row::to_sql("a twin's plain size", twin.plain_size)?)
-    .bind(twin.toc_digest.to_string())
+    .bind(&twin.toc_digest)
     .bind(row::to_sql("a TOC's size", twin.toc_size)?)
-    .bind(twin.source_diff_id.to_string())
+    .bind(&twin.source_diff_id)
     .bind(row::to_sql("a source's plain size", twin.source_plain_size)?)
     .bind(serde_json::to_string(&twin.tail).map_err(json)?)
-    .bind(serde_json::to_string(&twin.implied_dirs).map_err(json)?)
-    .execute(connection)
-    .await
-    .map_err(CatalogError::of("finish a conversion"))?;
-    Ok(done.rows_affected() == 1)
+    .bind(serde_json::to_string(&twin.implied_dirs).map_err(json)?);
+    Ok(session.run(update).await? == 1)
 }

@@ -40,12 +40,13 @@ impl Known {
     /// # Errors
     /// When the catalog or the store cannot be opened.
     pub(super) async fn open(config: &Config) -> anyhow::Result<Option<Self>> {
-        let CatalogUrl::Sqlite(path) = &config.catalog.url;
-        if !path.try_exists().with_context(|| format!("cannot look for the catalog {}", path.display()))? {
+        let url = &config.catalog.url;
+        if let CatalogUrl::Sqlite(path) = url
+            && !path.try_exists().with_context(|| format!("cannot look for the catalog {}", path.display()))?
+        {
             return Ok(None);
         }
-        let url = format!("sqlite:{}", path.display());
-        let catalog = Catalog::open(&url).await.with_context(|| format!("cannot open the catalog {url}"))?;
+        let catalog = Catalog::open(url).await.with_context(|| format!("cannot open the catalog {url}"))?;
         let store = FsStore::open(&config.storage.path).context("cannot open the blob store")?;
         let store: Arc<dyn BlobStore> = Arc::new(store);
         let stock = Stock::looked_at(catalog.clone(), Arc::clone(&store));

@@ -112,6 +112,18 @@ fn describe_gives_the_same_configuration_again() {
     assert_eq!(load(&config.describe(), &[]).unwrap(), config);
 }
 
+/// A database's password is used, and never printed.
+#[test]
+fn a_catalog_url_is_printed_without_its_password() {
+    let text = "[catalog]\nurl = \"postgres://me:secret@db.example/firstlight?sslmode=verify-full\"\n";
+    let config = load(text, &[]).unwrap();
+    assert!(config.catalog.url == CatalogUrl::parse(text.split('"').nth(1).unwrap()).unwrap());
+    for printed in [config.describe(), format!("{config:?}"), serde_json::to_string(&config).unwrap()] {
+        assert!(printed.contains("postgres://me@db.example/firstlight?sslmode=verify-full"), "{printed}");
+        assert!(!printed.contains("secret"), "{printed}");
+    }
+}
+
 #[test]
 fn variables_win_over_the_file() {
     let text = "[convert]\nlevel = 99\n[[upstream]]\nname = \"a\"\ndefault = true\n[[upstream]]\nname = \"b\"\n";
@@ -165,8 +177,9 @@ fn wrong_values_name_key_and_line() {
         ("[storage]\nbucket = \"b\"", "2: storage.bucket: not built yet"),
         ("[storage]\nbackend = \"tape\"", "2: storage.backend: expected fs, not \"tape\""),
         ("[storage]\nmin_free = \"101%\"", "2: storage.min_free: expected a part such as 10%"),
-        ("[catalog]\nurl = \"postgres://u:secret@h/d\"", "2: catalog.url: not built yet in this version"),
-        ("[catalog]\nurl = \"mysql://u:secret@h/d\"", "2: catalog.url: expected sqlite:PATH"),
+        ("[catalog]\nurl = \"postgres://u:secret@h/d?pasword=secret\"", "2: catalog.url: unknown parameter pasword"),
+        ("[catalog]\nurl = \"postgres://u:secret@h:port/d\"", "2: catalog.url: "),
+        ("[catalog]\nurl = \"mysql://u:secret@h/d\"", "2: catalog.url: expected sqlite:PATH or postgres://"),
         ("[catalog]\nurl = \"sqlite::memory:\"", "2: catalog.url: expected sqlite:PATH"),
         ("[convert]\nwait = 3", "2: convert.wait: expected a length of time such as 500ms, 3s, 1h30m or 7d, not 3"),
         ("[convert]\nwait = \"6m\"", "2: convert.wait: expected at most 5m, not \"6m\""),

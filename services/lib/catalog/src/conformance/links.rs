@@ -1,5 +1,7 @@
 //! Who may read what.
 
+use api::Repository;
+
 use super::{blob, digest, manifest, repository, twins};
 use crate::{Catalog, CatalogError, Link, LinkState};
 
@@ -13,6 +15,23 @@ pub(super) async fn own_links(catalog: &Catalog) -> Result<(), CatalogError> {
     assert_eq!(catalog.is_linked(&a, &digest("not linked")).await?, LinkState::None);
     let link = catalog.link_of(&b, &digest("linked")).await?;
     assert_eq!(link, Link { state: LinkState::None, decided_by: digest("linked") });
+    Ok(())
+}
+
+/// An upstream is linked by its own repositories, and by no other whose name looks alike.
+pub(super) async fn links_of_an_upstream(catalog: &Catalog) -> Result<(), CatalogError> {
+    let asked = digest("linked in an upstream");
+    for name in ["docker.ioa/x", "docker.i/x", "docker-io/x", "docker.io-mirror/x", "docker.io0/x", "dockerio/x"] {
+        let look_alike = Repository::parse(name).expect("the name is valid");
+        catalog.link(&look_alike, &asked).await?;
+        assert!(!catalog.is_linked_in_upstream("docker.io", &asked).await?, "{name} counts");
+    }
+    for name in ["library/alpine", "0-team/x", "zz/x"] {
+        let asked = digest(name);
+        catalog.link(&repository(name), &asked).await?;
+        assert!(catalog.is_linked_in_upstream("docker.io", &asked).await?, "{name} does not count");
+        assert!(!catalog.is_linked_in_upstream("docker", &asked).await?);
+    }
     Ok(())
 }
 

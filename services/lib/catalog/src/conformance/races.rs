@@ -11,12 +11,13 @@ use crate::{BlobRow, Catalog, CatalogError, TwinState};
 /// Callers at once; more than there are connections.
 const CALLERS: usize = 100;
 
-/// A hundred callers record the same blob, conversion and view, each with something of its own: all get the same
+/// A hundred callers on two catalogs record the same blob, conversion and view, each with something of its own: all get the same
 /// answer, it is what one of them brought, and it is what stands.
-pub(super) async fn one_winner_each(catalog: &Catalog) -> Result<(), CatalogError> {
+pub(super) async fn one_winner_each(catalogs: [&Catalog; 2]) -> Result<(), CatalogError> {
+    let catalog = catalogs[0];
     let mut callers = JoinSet::new();
     for n in 0..CALLERS {
-        callers.spawn(race(catalog.clone(), n));
+        callers.spawn(race(catalogs[n % 2].clone(), n));
     }
     let mut answers = HashSet::new();
     while let Some(answer) = callers.join_next().await {

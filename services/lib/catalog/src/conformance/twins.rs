@@ -6,7 +6,7 @@ use super::{blob, digest, repository};
 use crate::{BlobRow, Catalog, CatalogError, TwinRow, TwinState};
 
 /// Returns a twin whose digests all come from `name`.
-pub(super) fn twin(name: &str) -> Twin {
+pub(crate) fn twin(name: &str) -> Twin {
     let of = |part: &str| digest(&format!("{name} {part}"));
     Twin {
         digest: of("twin"),

@@ -1,0 +1,162 @@
+//! Leases.
+
+use std::time::{Duration, Instant};
+
+use api::UnconvertibleReason;
+use tokio::task::JoinSet;
+
+use super::{blob, digest, repository, twins};
+use crate::{Catalog, CatalogError, Claim, Lease, LinkState, Owner, TwinState, Work};
+
+/// Longer than any test.
+const LONG: Duration = Duration::from_secs(3600);
+/// Over before anybody looks again.
+const SHORT: Duration = Duration::from_millis(1);
+/// Far longer than a short lease lasts.
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn owner(name: &str) -> Owner {
+    Owner { id: name.into(), address: format!("{name}:5083") }
+}
+
+fn fill(name: &str) -> Work {
+    Work::Fill { digest: digest(name), upstream: "docker.io".into() }
+}
+
+fn conversion(name: &str) -> Work {
+    Work::Conversion { source: digest(name), profile: "p-lease".into() }
+}
+
+async fn granted(catalog: &Catalog, work: &Work, name: &str, ttl: Duration) -> Result<Lease, CatalogError> {
+    match catalog.claim(work, &owner(name), ttl).await? {
+        Claim::Granted(lease) => Ok(lease),
+        held @ Claim::Held { .. } => panic!("{work} is {held:?}"),
+    }
+}
+
+/// Claims for `name` until the lease of another has run out.
+async fn taken_over(catalog: &Catalog, work: &Work, name: &str) -> Result<Lease, CatalogError> {
+    let begin = Instant::now();
+    loop {
+        match catalog.claim(work, &owner(name), LONG).await? {
+            Claim::Granted(lease) => return Ok(lease),
+            held @ Claim::Held { .. } => assert!(begin.elapsed() < LIMIT, "{work} stays {held:?}"),
+        }
+    }
+}
+
+fn is_lost<T: std::fmt::Debug>(result: Result<T, CatalogError>) -> bool {
+    matches!(result, Err(CatalogError::LeaseLost { .. }))
+}
+
+/// Of many that claim at once, on two catalogs, one gets the work, and the others learn who it is.
+pub(super) async fn one_of_many_gets_the_work(catalogs: [&Catalog; 2]) -> Result<(), CatalogError> {
+    for work in [fill("lease race"), conversion("lease race")] {
+        let mut callers = JoinSet::new();
+        for n in 0..50 {
+            let (catalog, work) = (catalogs[n % 2].clone(), work.clone());
+            callers.spawn(async move { catalog.claim(&work, &owner(&format!("owner {n}")), LONG).await });
+        }
+        let (mut leases, mut holders) = (Vec::new(), Vec::new());
+        while let Some(claim) = callers.join_next().await {
+            match claim.expect("no caller panics")? {
+                Claim::Granted(lease) => leases.push(lease),
+                Claim::Held { by, expires_in } => {
+                    assert!(expires_in <= LONG && expires_in > LONG / 2, "{expires_in:?}");
+                    holders.push(by);
+                }
+            }
+        }
+        assert_eq!(leases.len(), 1, "{leases:?}");
+        holders.dedup();
+        assert_eq!(holders.len(), 1, "{holders:?}");
+        assert_eq!(catalogs[0].holder(&work).await?.as_ref(), holders.first());
+        catalogs[1].release(&leases[0]).await?;
+        assert_eq!(catalogs[0].holder(&work).await?, None);
+    }
+    Ok(())
+}
+
+/// A lease lasts as long as it is renewed; when it has run out another process takes the work, and the first one can
+/// neither renew nor release it.
+pub(super) async fn leases_run_out(catalog: &Catalog) -> Result<(), CatalogError> {
+    let work = fill("lease runs out");
+    let first = granted(catalog, &work, "a", SHORT).await?;
+    // Late, but nobody else came.
+    tokio::time::sleep(SHORT * 5).await;
+    assert_eq!(catalog.holder(&work).await?, None);
+    catalog.heartbeat(&first, LONG).await?;
+    assert_eq!(catalog.holder(&work).await?, Some(owner("a")));
+    assert!(matches!(catalog.claim(&work, &owner("b"), LONG).await?, Claim::Held { by, .. } if by == owner("a")));
+
+    catalog.heartbeat(&first, SHORT).await?;
+    let second = taken_over(catalog, &work, "b").await?;
+    assert!(second.epoch() > first.epoch(), "{second:?} after {first:?}");
+    assert!(is_lost(catalog.heartbeat(&first, LONG).await));
+    catalog.release(&first).await?;
+    assert_eq!(catalog.holder(&work).await?, Some(owner("b")));
+
+    // A claim whose answer got lost is repeated; it is a new lease.
+    let third = granted(catalog, &work, "b", LONG).await?;
+    assert!(third.epoch() > second.epoch(), "{third:?} after {second:?}");
+    assert!(is_lost(catalog.heartbeat(&second, LONG).await));
+    catalog.release(&third).await?;
+    assert!(is_lost(catalog.heartbeat(&third, LONG).await));
+    let fourth = granted(catalog, &work, "a", LONG).await?;
+    assert!(fourth.epoch() > third.epoch(), "{fourth:?} after {third:?}");
+    catalog.release(&fourth).await
+}
+
+/// Kinds, upstreams and profiles of one digest are apart.
+pub(super) async fn leases_are_apart(catalog: &Catalog) -> Result<(), CatalogError> {
+    let works = [
+        fill("lease apart"),
+        Work::Fill { digest: digest("lease apart"), upstream: "ghcr.io".into() },
+        conversion("lease apart"),
+        Work::Conversion { source: digest("lease apart"), profile: "docker.io".into() },
+    ];
+    for (n, work) in works.iter().enumerate() {
+        granted(catalog, work, &format!("owner {n}"), LONG).await?;
+    }
+    for (n, work) in works.iter().enumerate() {
+        assert_eq!(catalog.holder(work).await?, Some(owner(&format!("owner {n}"))));
+    }
+    Ok(())
+}
+
+/// Who lost a lease commits nothing; who has it commits and ends it.
+pub(super) async fn only_the_holder_commits(catalog: &Catalog) -> Result<(), CatalogError> {
+    let home = repository("lease/home");
+    let (row, work) = (blob("lease blob"), fill("lease blob"));
+    catalog.begin_fill(&row.digest, &home, row.size).await?;
+    let old = granted(catalog, &work, "a", SHORT).await?;
+    let new = taken_over(catalog, &work, "b").await?;
+    assert!(is_lost(catalog.holding(&old).add_blob(&row, &[&home]).await));
+    assert_eq!(catalog.blob(&row.digest).await?, None);
+    assert_eq!(catalog.is_linked(&home, &row.digest).await?, LinkState::None);
+    assert_eq!(catalog.holding(&new).add_blob(&row, &[&home]).await?, row);
+    assert_eq!(catalog.holder(&work).await?, None);
+    assert!(is_lost(catalog.holding(&new).add_blob(&row, &[]).await), "a lease ends with its commit");
+
+    for refuses in [false, true] {
+        let name = format!("lease source {refuses}");
+        let (source, work) = (digest(&name), conversion(&name));
+        catalog.begin_conversion(&source, "p-lease", &home).await?;
+        let old = granted(catalog, &work, "a", SHORT).await?;
+        let new = taken_over(catalog, &work, "b").await?;
+        let made = twins::twin(&name);
+        let limit = UnconvertibleReason::Limit;
+        assert!(is_lost(catalog.holding(&old).finish_conversion(&source, "p-lease", &made, "k", "t").await));
+        assert!(is_lost(catalog.holding(&old).refuse_conversion(&source, "p-lease", limit, "").await));
+        assert_eq!(catalog.blob(&made.digest).await?, None);
+        let row = catalog.twin(&source, "p-lease").await?;
+        assert!(row.is_some_and(|row| row.state == TwinState::Converting { attempts: 1 }));
+        let state = match refuses {
+            true => catalog.holding(&new).refuse_conversion(&source, "p-lease", limit, "").await?,
+            false => catalog.holding(&new).finish_conversion(&source, "p-lease", &made, "k", "t").await?,
+        };
+        assert_eq!(matches!(state, TwinState::Unconvertible { .. }), refuses, "{state:?}");
+        assert_eq!(catalog.holder(&work).await?, None);
+    }
+    Ok(())
+}
