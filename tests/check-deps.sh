@@ -20,8 +20,8 @@ allowed() {
     case $1 in
         api) echo ;;
         telemetry) echo ;;
-        # telemetry::blocking is the only door to the blocking threads.
-        blobstore) echo api telemetry ;;
+        # telemetry::blocking is the only door to the blocking threads; e2e has the S3 server of its tests.
+        blobstore) echo api e2e telemetry ;;
         estargz | catalog | upstream) echo api ;;
         convert) echo api estargz ;;
         firstlight) echo api blobstore catalog convert estargz telemetry upstream ;;
@@ -62,13 +62,15 @@ never() { # CRATE OUTSIDE...: CRATE does not reach OUTSIDE at all
 }
 only_direct sqlx catalog
 only_direct aws-sdk-s3 blobstore
+only_direct aws-config blobstore
+only_direct aws-smithy-http-client blobstore
 only_direct axum firstlight
 only_direct reqwest upstream
 only_direct clap firstlight firstlight-snapshotter bench
 never api tokio tracing hyper reqwest sqlx libdeflater rustix
 never estargz tokio tracing hyper reqwest sqlx
 never convert tokio tracing hyper reqwest sqlx
-never blobstore sqlx reqwest
+never blobstore sqlx reqwest e2e aws-lc-rs
 never catalog reqwest aws-sdk-s3
 never upstream sqlx aws-sdk-s3
 never firstlight-snapshotter sqlx aws-sdk-s3 axum
