@@ -20,11 +20,11 @@ allowed() {
     case $1 in
         api) echo ;;
         telemetry) echo ;;
-        # telemetry::blocking is the only door to the blocking threads.
-        blobstore) echo api telemetry ;;
-        estargz | upstream) echo api ;;
-        # e2e starts the servers of its tests; what is shipped never reaches it (below).
+        # telemetry::blocking is the only door to the blocking threads. e2e starts the servers of the libraries' tests;
+        # what is shipped never reaches it (below).
+        blobstore) echo api e2e telemetry ;;
         catalog) echo api e2e ;;
+        estargz | upstream) echo api ;;
         convert) echo api estargz ;;
         firstlight) echo api blobstore catalog convert estargz telemetry upstream ;;
         firstlight-snapshotter) echo api estargz telemetry upstream ;;
@@ -64,13 +64,15 @@ never() { # CRATE OUTSIDE...: CRATE does not reach OUTSIDE at all
 }
 only_direct sqlx catalog
 only_direct aws-sdk-s3 blobstore
+only_direct aws-config blobstore
+only_direct aws-smithy-http-client blobstore
 only_direct axum firstlight
 only_direct reqwest upstream
 only_direct clap firstlight firstlight-snapshotter bench
 never api tokio tracing hyper reqwest sqlx libdeflater rustix
 never estargz tokio tracing hyper reqwest sqlx
 never convert tokio tracing hyper reqwest sqlx
-never blobstore sqlx reqwest
+never blobstore sqlx reqwest e2e aws-lc-rs
 never catalog reqwest aws-sdk-s3 e2e
 never upstream sqlx aws-sdk-s3
 never firstlight-snapshotter sqlx aws-sdk-s3 axum

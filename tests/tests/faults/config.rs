@@ -13,7 +13,7 @@ fn a_wrong_configuration_ends_with_2() {
         ("[convert]\nlevl = 6\n", 2, "convert.levl"),
         ("[convert]\n\nlevel = 99\n", 3, "convert.level"),
         ("[convert]\nwait = \"soon\"\n", 2, "convert.wait"),
-        ("[storage]\nbackend = \"s3\"\n", 2, "storage.backend"),
+        ("[storage]\nbackend = \"s3\"\n", 2, "storage.bucket"),
         ("[server]\nlisten = \"localhost\"\n", 2, "server.listen"),
         ("[nonsense]\n", 1, "nonsense"),
         ("[cache]\ntag_ttl = 60\n", 2, "cache.tag_ttl"),

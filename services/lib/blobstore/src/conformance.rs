@@ -6,11 +6,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use api::Digest;
 use bytes::Bytes;
 
-use crate::{BlobKey, BlobStore, Generation, StoreError};
+use crate::{BlobKey, BlobStore, Generation, OpenBlob, StoreError};
 
 /// Runs every test of this module.
 pub async fn conformance(store: &dyn BlobStore) {
@@ -21,27 +23,39 @@ pub async fn conformance(store: &dyn BlobStore) {
     reads_stop_at_the_end(store).await;
     generations_are_apart(store).await;
     lists_are_ordered_and_paged(store).await;
+    many_are_deleted_together(store).await;
+    sweeps_spare_what_is_whole(store).await;
 }
 
-fn key_of(bytes: &[u8]) -> BlobKey {
+pub(crate) fn key_of(bytes: &[u8]) -> BlobKey {
     BlobKey::blob(&Digest::of(bytes), Generation::random())
 }
 
 /// Returns `len` bytes that no two offsets share a pattern of.
-fn pattern(len: usize) -> Vec<u8> {
+pub(crate) fn pattern(len: usize) -> Vec<u8> {
     (0_u64..).flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()).take(len).collect()
 }
 
-fn file_with(folder: &Path, bytes: &[u8]) -> PathBuf {
+pub(crate) fn file_with(folder: &Path, bytes: &[u8]) -> PathBuf {
     let path = folder.join("file");
     fs::write(&path, bytes).expect("a temporary file can be written");
     path
 }
 
-async fn read_all(store: &dyn BlobStore, key: &BlobKey) -> Bytes {
+pub(crate) async fn read_all(store: &dyn BlobStore, key: &BlobKey) -> Bytes {
     let blob = store.open(key).await.expect("the key opens");
     let size = usize::try_from(blob.size()).expect("the blob fits in memory");
     blob.read(0, size).await.expect("the blob reads")
+}
+
+/// Reads off the async threads, into a buffer of `0xee`.
+async fn read_blocking(blob: &Arc<dyn OpenBlob>, offset: u64, len: usize) -> (usize, Vec<u8>) {
+    let blob = Arc::clone(blob);
+    telemetry::blocking(move || {
+        let mut buf = vec![0xee; len];
+        (blob.read_blocking(&mut buf, offset).expect("a blocking read succeeds"), buf)
+    })
+    .await
 }
 
 /// What was put comes back: nothing, a little, and more than one read's worth; a repeated put is no error.
@@ -106,8 +120,7 @@ pub async fn reads_stop_at_the_end(store: &dyn BlobStore) {
         let expected = &bytes[start..bytes.len().min(start.saturating_add(len))];
         let read = blob.read(offset, len).await.expect("a read succeeds");
         assert!(read == expected, "{len} bytes at {offset} are wrong");
-        let mut buf = vec![0xee; len];
-        let count = blob.read_blocking(&mut buf, offset).expect("a blocking read succeeds");
+        let (count, buf) = read_blocking(&blob, offset, len).await;
         assert!(&buf[..count] == expected, "{len} bytes at {offset}, read blocking, are wrong");
         assert!(buf[count..].iter().all(|&b| b == 0xee), "a read wrote past what it returned");
     }
@@ -164,4 +177,31 @@ pub async fn lists_are_ordered_and_paged(store: &dyn BlobStore) {
     for key in &keys {
         store.delete(key).await.expect("a delete succeeds");
     }
+}
+
+/// Of many keys those that are named are deleted and no others; a key that is not there is no error.
+pub async fn many_are_deleted_together(store: &dyn BlobStore) {
+    let bytes = Bytes::from_static(b"one of many");
+    let keys: Vec<_> = (0..6).map(|_| key_of(&bytes)).collect();
+    for key in &keys[..5] {
+        store.put_bytes(key, bytes.clone()).await.expect("a put succeeds");
+    }
+    store.delete_many(&keys[1..]).await.expect("deleting many succeeds");
+    for key in &keys[1..] {
+        assert!(matches!(store.open(key).await, Err(StoreError::NotFound { .. })), "{key} is still there");
+    }
+    assert_eq!(read_all(store, &keys[0]).await, bytes);
+    store.delete_many(&keys[..1]).await.expect("deleting one succeeds");
+    store.delete_many(&[]).await.expect("deleting none succeeds");
+    assert!(matches!(store.open(&keys[0]).await, Err(StoreError::NotFound { .. })));
+}
+
+/// A sweep takes nothing that was put, however old.
+pub async fn sweeps_spare_what_is_whole(store: &dyn BlobStore) {
+    let bytes = Bytes::from_static(b"whole");
+    let key = key_of(&bytes);
+    store.put_bytes(&key, bytes.clone()).await.expect("a put succeeds");
+    store.sweep_uploads(Duration::ZERO).await.expect("a sweep succeeds");
+    assert_eq!(read_all(store, &key).await, bytes);
+    store.delete(&key).await.expect("a delete succeeds");
 }

@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::Algorithm;
 use async_trait::async_trait;
@@ -50,7 +51,7 @@ impl FsStore {
         let partial = root.join(partial::FOLDER);
         make(&partial)?;
         sync_dir(root)?;
-        partial::sweep(&partial)?;
+        partial::sweep(&partial, Duration::ZERO)?;
         Ok(Self { root: root.into() })
     }
 
@@ -138,6 +139,11 @@ impl BlobStore for FsStore {
     async fn delete(&self, key: &BlobKey) -> Result<(), StoreError> {
         let (store, key) = (self.clone(), key.clone());
         blocking(move || store.delete_blocking(&key)).await
+    }
+
+    async fn sweep_uploads(&self, older_than: Duration) -> Result<usize, StoreError> {
+        let folder = self.root.join(partial::FOLDER);
+        blocking(move || partial::sweep(&folder, older_than)).await
     }
 
     async fn list(&self, after: Option<&BlobKey>, limit: usize) -> Result<Vec<(BlobKey, u64)>, StoreError> {

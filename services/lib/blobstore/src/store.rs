@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -32,6 +33,19 @@ pub trait BlobStore: Send + Sync + Debug {
 
     /// Deletes the bytes of `key`; no error when there are none.
     async fn delete(&self, key: &BlobKey) -> Result<(), StoreError>;
+
+    /// Deletes the bytes of every one of `keys`, in as few calls to the store as it allows; no error for those that
+    /// have none. On an error any of them may be deleted.
+    async fn delete_many(&self, keys: &[BlobKey]) -> Result<(), StoreError> {
+        for key in keys {
+            self.delete(key).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes away what puts that never came to an end have left, where they began longer than `older_than` ago, and
+    /// returns how many there were. Choose it longer than any put takes: a put that still runs may fail.
+    async fn sweep_uploads(&self, older_than: Duration) -> Result<usize, StoreError>;
 
     /// Returns up to `limit` keys that sort after `after` (from the first when `None`), in order, each with its
     /// size in bytes. An empty answer means that there are no more.

@@ -50,6 +50,7 @@ min_layer_size = "0"
 
 [cache]
 max_size = "0"
+disk_cache_size = "20GiB"
 tag_ttl = "1m"
 max_stale = "7d"
 
@@ -79,11 +80,26 @@ plain_http = false
 }
 
 #[test]
-fn the_example_of_the_design_loads_but_for_what_is_not_built() {
+fn the_example_of_the_design_loads() {
     let text = "[server]\nlisten = \"127.0.0.1:5080\"\nmirror_listen = \"\"\ntls_cert = \"\"\ntls_key = \"\"\nhtpasswd = \"\"\n\
                 internal_listen = \"\"\nadvertise = \"\"\n[storage]\nbackend = \"fs\"\n[cache]\nmax_size = \"0\"\n\
                 disk_cache_size = \"20GiB\"\n";
-    assert_eq!(errors(text, &[]), ["13: cache.disk_cache_size: not built yet in this version"]);
+    assert_eq!(load(text, &[]).unwrap().cache.disk_cache_size.bytes(), 20 << 30);
+}
+
+#[test]
+fn a_bucket_is_described_and_reached_as_it_was_given() {
+    let text = "[storage]\nbackend = \"s3\"\nbucket = \"blobs\"\nprefix = \"team/firstlight\"\nregion = \"eu-central-1\"\n\
+                [cache]\ndisk_cache_size = \"1GiB\"\n";
+    let aws = load(text, &[]).unwrap();
+    assert_eq!(load(&aws.describe(), &[]).unwrap(), aws);
+    let s3 = aws.storage.s3().unwrap();
+    assert_eq!((s3.bucket.as_str(), s3.prefix.as_str(), s3.path_style), ("blobs", "team/firstlight", false));
+    let other = load(text, &[("FIRSTLIGHT_STORAGE_ENDPOINT", "http://s3.local:8333/")]).unwrap().storage.s3().unwrap();
+    assert_eq!((other.endpoint.as_deref(), other.path_style), (Some("http://s3.local:8333"), true));
+    let host = [("FIRSTLIGHT_STORAGE_ENDPOINT", "https://s3.local"), ("FIRSTLIGHT_STORAGE_PATH_STYLE", "false")];
+    assert!(!load(text, &host).unwrap().storage.s3().unwrap().path_style);
+    assert_eq!(load("", &[]).unwrap().storage.s3(), None);
 }
 
 #[test]
@@ -173,9 +189,21 @@ fn wrong_values_name_key_and_line() {
         ("[server]\nhtpasswd = \"/\"", "2: server.htpasswd: / is a directory"),
         ("[server]\ninternal_listen = \"x\"", "2: server.internal_listen: not built yet in this version"),
         ("[server]\nport = 1", "2: server.port: unknown key; the keys here are admin_listen, advertise, "),
-        ("[storage]\nbackend = \"s3\"", "2: storage.backend: not built yet in this version"),
-        ("[storage]\nbucket = \"b\"", "2: storage.bucket: not built yet"),
-        ("[storage]\nbackend = \"tape\"", "2: storage.backend: expected fs, not \"tape\""),
+        ("[storage]\nbackend = \"s3\"", "2: storage.backend: storage.bucket must be set too"),
+        ("[storage]\nbucket = \"blobs\"", "2: storage.bucket: needs backend = \"s3\""),
+        ("[storage]\npath_style = true", "2: storage.path_style: needs backend = \"s3\""),
+        ("[storage]\nbackend = \"tape\"", "2: storage.backend: expected fs or s3, not \"tape\""),
+        ("[storage]\nbackend = \"s3\"\nbucket = \"a/b\"", "3: storage.bucket: expected a bucket's name, not \"a/b\""),
+        (
+            "[storage]\nbackend = \"s3\"\nbucket = \"abc\"\nprefix = \"/x\"",
+            "4: storage.prefix: expected a path such as",
+        ),
+        ("[storage]\nbackend = \"s3\"\nbucket = \"abc\"\nprefix = \"x/../y\"", "4: storage.prefix: expected a path"),
+        ("[storage]\nbackend = \"s3\"\nbucket = \"abc\"\nregion = \"a b\"", "4: storage.region: expected a region"),
+        (
+            "[storage]\nbackend = \"s3\"\nbucket = \"abc\"\nendpoint = \"s3.local\"",
+            "4: storage.endpoint: expected http[s]://HOST[:PORT], not \"s3.local\"",
+        ),
         ("[storage]\nmin_free = \"101%\"", "2: storage.min_free: expected a part such as 10%"),
         ("[catalog]\nurl = \"postgres://u:secret@h/d?pasword=secret\"", "2: catalog.url: unknown parameter pasword"),
         ("[catalog]\nurl = \"postgres://u:secret@h:port/d\"", "2: catalog.url: "),
@@ -293,7 +321,7 @@ fn wrong_variables_are_named() {
         (("FIRSTLIGHT_CONVERT_LEVELS", "1"), "FIRSTLIGHT_CONVERT_LEVELS: convert.levels: unknown key"),
         (("FIRSTLIGHT_CONVERSION_LEVEL", "1"), "FIRSTLIGHT_CONVERSION_LEVEL: unknown variable"),
         (("FIRSTLIGHT_UPSTREAM_1_NAME", "a"), "FIRSTLIGHT_UPSTREAM_1_NAME: upstream[1].name: there is no upstream 0"),
-        (("FIRSTLIGHT_STORAGE_BACKEND", "s3"), "FIRSTLIGHT_STORAGE_BACKEND: storage.backend: not built yet"),
+        (("FIRSTLIGHT_STORAGE_BACKEND", "s3"), "FIRSTLIGHT_STORAGE_BACKEND: storage.backend: storage.bucket"),
     ];
     for (variable, expected) in cases {
         check_error("", &[variable], expected);

@@ -4,6 +4,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::{Generation, StoreError};
 
@@ -62,8 +63,10 @@ impl Drop for Partial {
     }
 }
 
-/// Removes every partial file whose writer is gone.
-pub(super) fn sweep(folder: &Path) -> Result<(), StoreError> {
+/// Removes every partial file whose writer is gone and that was last written longer than `older_than` ago; returns
+/// how many.
+pub(super) fn sweep(folder: &Path, older_than: Duration) -> Result<usize, StoreError> {
+    let mut removed = 0;
     let entries = fs::read_dir(folder).map_err(|e| StoreError::io("list", folder, e))?;
     for entry in entries {
         let path = entry.map_err(|e| StoreError::io("list", folder, e))?.path();
@@ -73,17 +76,23 @@ pub(super) fn sweep(folder: &Path) -> Result<(), StoreError> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(StoreError::io("open", &path, error)),
         };
+        let written = file.metadata().and_then(|metadata| metadata.modified());
+        let written = written.map_err(|e| StoreError::io("ask for the age of", &path, e))?;
+        // A time in the future counts as new, but for a sweep of all.
+        if written.elapsed().unwrap_or_default() < older_than {
+            continue;
+        }
         match file.try_lock() {
             // Names are never used twice, so this one is gone or still the locked file's.
             Ok(()) => match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(StoreError::io("remove", &path, error));
                 }
-                _ => {}
+                outcome => removed += usize::from(outcome.is_ok()),
             },
             Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(error)) => return Err(StoreError::io("lock", &path, error)),
         }
     }
-    Ok(())
+    Ok(removed)
 }
