@@ -30,6 +30,7 @@ pub use counters::CacheCounts;
 /// - A block is served from the disk only after it was written whole by this process. The folder is emptied at the
 ///   start, so what a crash left is never believed.
 /// - When the disk is full, or the cap is taken by blobs that are being read, bytes are passed on and not kept.
+/// - A file that was put is kept as it is, not copied. Others may still have it open, so it leaves only as a whole.
 /// - A blob whose file was handed out ([`OpenBlob::local_file`]) keeps its blocks until it is dropped, so that nothing
 ///   is cut out of a file that somebody reads. Deleted, it stays readable.
 /// - The disk is believed as far as a directory store believes it: a cut file is noticed, changed bytes are not.

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use super::counters::{CacheCounts, Counters, add};
 use super::flight::{Flight, stopped};
 use super::folder::Folder;
-use super::index::{BLOCK, FileId, Index, extent, space};
+use super::index::{BLOCK, FileId, Index, Room, extent, space};
 use super::source::Source;
 use crate::local::LocalFile;
 use crate::{BlobKey, StoreError};
@@ -108,7 +108,7 @@ impl Cache {
         blocking(move || {
             let id = cache.index().fresh_id();
             let size = cache.folder.link(id, &file).ok()?;
-            cache.draft(id, size)
+            cache.draft(id, size, true)
         })
         .await
     }
@@ -118,14 +118,14 @@ impl Cache {
         let cache = Arc::clone(self);
         blocking(move || {
             let id = cache.index().fresh_id();
-            let draft = cache.draft(id, bytes.len() as u64)?;
+            let draft = cache.draft(id, bytes.len() as u64, false)?;
             cache.folder.write(id, &bytes).ok().map(|()| draft)
         })
         .await
     }
 
-    fn draft(self: &Arc<Self>, id: FileId, size: u64) -> Option<Draft> {
-        let draft = Draft { cache: Arc::clone(self), id, size, is_adopted: false };
+    fn draft(self: &Arc<Self>, id: FileId, size: u64, is_foreign: bool) -> Option<Draft> {
+        let draft = Draft { cache: Arc::clone(self), id, size, is_foreign, is_adopted: false };
         let fits = size > 0 && size <= self.index().cap() / 2;
         fits.then_some(draft)
     }
@@ -136,9 +136,13 @@ impl Cache {
         blocking(move || draft.adopt(&key)).await;
     }
 
-    /// Gives back the disk space of blocks that were chosen to leave.
-    fn evict(&self, victims: Vec<(FileId, u32)>) {
-        for (id, n) in victims {
+    /// Gives back the disk space of what was chosen to leave.
+    fn evict(&self, room: &Room) {
+        for &(id, space) in &room.files {
+            self.folder.remove(id);
+            add(&self.counters.evicted_bytes, space);
+        }
+        for &(id, n) in &room.blocks {
             let size = self.index().size(id);
             let (offset, len) = extent(size, n);
             match self.folder.punch(id, offset, space(size, n)) {
@@ -169,23 +173,24 @@ pub(super) struct Draft {
     cache: Arc<Cache>,
     id: FileId,
     size: u64,
+    /// Who wrote it may have it open still, and slow clients with them.
+    is_foreign: bool,
     is_adopted: bool,
 }
 
 impl Draft {
     fn adopt(mut self, key: &BlobKey) {
         let cache = Arc::clone(&self.cache);
-        // A store that kept the file itself must not get holes in it.
+        // A store that kept the file itself has its bytes at hand anyway.
         if !cache.folder.is_ours_alone(self.id) {
             return;
         }
-        let victims = cache.index().reserve(self.size, 0, self.size.div_ceil(BLOCK) as u32);
-        match victims {
-            Some(victims) => {
-                cache.evict(victims);
-                self.is_adopted = cache.index().adopt(self.id, key, self.size);
-            }
-            None => add(&cache.counters.unkept_bytes, self.size),
+        let room = cache.index().reserve(self.size, 0, self.size.div_ceil(BLOCK) as u32);
+        cache.evict(&room);
+        if room.is_there {
+            self.is_adopted = cache.index().adopt(self.id, key, self.size, self.is_foreign);
+        } else {
+            add(&cache.counters.unkept_bytes, self.size);
         }
     }
 }
@@ -227,15 +232,13 @@ impl Landing {
     /// Writes the bytes to the file, if there is room.
     fn keep(&mut self, file: &LocalFile, bytes: &Bytes) {
         let flight = &self.flight;
-        let victims = self.cache.index().reserve(flight.size(), flight.first(), flight.count());
-        if let Some(victims) = victims {
-            self.has_space = true;
-            self.cache.evict(victims);
-            if file.file().write_all_at(bytes, flight.offset()).is_ok() {
-                self.cache.index().landed(flight);
-                self.is_over = true;
-                return;
-            }
+        let room = self.cache.index().reserve(flight.size(), flight.first(), flight.count());
+        self.has_space = room.is_there;
+        self.cache.evict(&room);
+        if room.is_there && file.file().write_all_at(bytes, flight.offset()).is_ok() {
+            self.cache.index().landed(flight);
+            self.is_over = true;
+            return;
         }
         add(&self.cache.counters.unkept_bytes, bytes.len() as u64);
     }

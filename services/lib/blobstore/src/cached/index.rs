@@ -12,6 +12,7 @@ use super::flight::Flight;
 use super::source::Source;
 use crate::BlobKey;
 use crate::local::LocalFile;
+pub(super) use room::Room;
 
 /// The number of bytes in a block; a blob's last block is what is left.
 pub(super) const BLOCK: u64 = 1 << 20;
@@ -28,7 +29,8 @@ pub(super) type FileId = u64;
 /// What is cached of all blobs.
 ///
 /// Invariants: `order` has exactly the ready blocks, each at its tick; `held` is the space of the ready blocks and of
-/// what is reserved; a block that is read or leaving, or whose file was handed out, is never chosen to leave.
+/// what is reserved; a block that is read or leaving, or whose file was handed out, is never chosen to leave; a hole
+/// is never cut into a foreign file.
 #[derive(Debug)]
 pub(super) struct Index {
     ids: HashMap<BlobKey, FileId>,
@@ -52,8 +54,10 @@ struct Entry {
     handles: u32,
     /// How many of them have handed out the file.
     handed_out: u32,
-    /// When it last was handed out; its blocks are as young as that.
-    handed_out_at: u64,
+    /// Others may have the file open, who do not know of the cache: it is never cut, but leaves as a whole.
+    is_foreign: bool,
+    /// When the file as a whole was last used (handed out; if it is foreign, read); its blocks are as young as that.
+    used_at: u64,
     source: Weak<Source>,
     file: Weak<LocalFile>,
 }
@@ -169,7 +173,8 @@ impl Index {
             present,
             handles: 0,
             handed_out: 0,
-            handed_out_at: 0,
+            is_foreign: false,
+            used_at: 0,
             source: Weak::new(),
             file: Weak::new(),
         };
@@ -232,7 +237,7 @@ impl Index {
         let is_whole = entry.blocks.iter().all(|block| matches!(block, Block::Ready { .. }));
         if is_whole {
             entry.handed_out += 1;
-            entry.handed_out_at = now;
+            entry.used_at = now;
         }
         is_whole
     }
@@ -242,7 +247,7 @@ impl Index {
         let now = self.tick();
         if let Some(entry) = self.files.get_mut(&id) {
             entry.handed_out -= 1;
-            entry.handed_out_at = now;
+            entry.used_at = now;
         }
     }
 
@@ -263,7 +268,11 @@ impl Index {
         self.start(id, *blocks.start()..=if goes_ahead { end } else { last }, &mut found.flights);
         for n in blocks {
             let now = self.tick();
-            let block = self.files.get_mut(&id)?.blocks.get_mut(n as usize)?;
+            let entry = self.files.get_mut(&id)?;
+            if entry.is_foreign {
+                entry.used_at = now;
+            }
+            let block = entry.blocks.get_mut(n as usize)?;
             found.pieces.push(match block {
                 Block::Ready { tick, readers } => {
                     *readers += 1;
@@ -342,9 +351,9 @@ impl Index {
         self.drop_if_empty(flight.id())
     }
 
-    /// Takes in a whole file of `size` bytes, for which space was reserved, as the bytes of `key`. Returns false, and
-    /// gives the space back, when `key` is known: then the file is to be removed.
-    pub(super) fn adopt(&mut self, id: FileId, key: &BlobKey, size: u64) -> bool {
+    /// Takes in a whole file of `size` bytes, for which space was reserved, as the bytes of `key`. `is_foreign`: others
+    /// may have it open. Returns false, and gives the space back, when `key` is known: then the file is to be removed.
+    pub(super) fn adopt(&mut self, id: FileId, key: &BlobKey, size: u64, is_foreign: bool) -> bool {
         let count = size.div_ceil(BLOCK) as u32;
         if self.ids.contains_key(key) {
             self.held -= (0..count).map(|n| space(size, n)).sum::<u64>();
@@ -356,7 +365,7 @@ impl Index {
             self.order.insert(tick, (id, n));
             blocks.push(Block::Ready { tick, readers: 0 });
         }
-        self.insert(id, key, size, blocks);
+        self.insert(id, key, size, blocks).is_foreign = is_foreign;
         true
     }
 }

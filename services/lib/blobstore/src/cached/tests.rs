@@ -246,6 +246,29 @@ async fn a_file_in_use_is_not_cut() {
     assert_eq!(fixture.store.counts().held_bytes, 4 * MIB as u64);
 }
 
+/// The file that was put may still be open elsewhere, in slow clients' hands: it leaves the cache as a whole, uncut.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_file_is_never_cut() {
+    let fixture = Fixture::new(8 * MIB);
+    let bytes = pattern(4 * MIB);
+    let key = key_of(&bytes);
+    let path = file_with(fixture.folder.path(), &bytes);
+    let client = fs::File::open(&path).unwrap();
+    fixture.store.put_file(&key, &path).await.unwrap();
+    let other = pattern(2 * MIB);
+    let mut keys = Vec::new();
+    for _ in 0..3 {
+        keys.push(fixture.put_cold(&other).await);
+        assert!(read_all(&fixture.store, &keys[keys.len() - 1]).await == other);
+        fixture.settle().await;
+    }
+    assert_eq!(fixture.store.counts().evicted_bytes, bytes.len() as u64, "the whole of it left, and nothing else");
+    let mut read = vec![0; bytes.len()];
+    client.read_exact_at(&mut read, 0).unwrap();
+    assert!(read == bytes && read_all(&fixture.store, &key).await == bytes);
+    fixture.settle().await;
+}
+
 /// Files that were cut, replaced or removed behind our back cost a request and no wrong byte.
 #[tokio::test(flavor = "multi_thread")]
 async fn broken_files_are_given_up() {
@@ -264,6 +287,7 @@ async fn broken_files_are_given_up() {
             let fixture = Fixture::new(64 * MIB);
             let key = fixture.put_cold(&bytes).await;
             assert!(read_all(&fixture.store, &key).await == bytes);
+            fixture.settle().await;
             let blob = if is_open { Some(fixture.store.open(&key).await.unwrap()) } else { None };
             let files = fs::read_dir(fixture.folder.path().join("cache/files")).unwrap();
             let paths: Vec<_> = files.map(|file| file.unwrap().path()).collect();
