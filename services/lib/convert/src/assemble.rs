@@ -87,10 +87,10 @@ impl<'a> Assembler<'a> {
     }
 
     /// Ends the source's tar with `tail`, and returns what it was.
-    pub(crate) fn end_source(&mut self, tail: &TarTail) -> Result<PlainTar, ConvertError> {
+    pub(crate) fn end_source(&mut self, tail: &TarTail, watch: &Watch<'_>) -> Result<PlainTar, ConvertError> {
         let batch = self.planner.finish();
         self.members.submit(batch)?;
-        self.members.end_source(tail)
+        self.members.end_source(tail, watch)
     }
 
     /// Ends the tar, after [`Self::end_source`]: everything is written, and the tree is planned.

@@ -67,7 +67,7 @@ pub fn convert(
     assembler.landmark()?;
     let inflate = Inflate { source, limits, watch: &watch, meter: &meter };
     let tail = take_apart(&inflate, &mut assembler, limits, cancel)?;
-    let plain = assembler.end_source(&tail)?;
+    let plain = assembler.end_source(&tail, &watch)?;
     if let Some(own) = own::check(source, limits, &plain, &watch)? {
         rewrite(toc, &own.toc_json).map_err(ConvertError::Output)?;
         return Ok(Converted::OwnTwin(own.twin));

@@ -15,6 +15,7 @@ use crate::plain_hash::{PlainHash, PlainTar};
 use crate::pool::Compressed;
 use crate::spill::Spill;
 use crate::store::chunk_record;
+use crate::watch::Watch;
 use crate::{Cancel, ConvertError, Pool};
 
 /// The level of a member that is compressed as a stream: its text is all alike, and more would only take longer.
@@ -98,8 +99,8 @@ impl<'a> Members<'a> {
     }
 
     /// Ends the source's tar with `tail`, after its last batch, and returns what it was.
-    pub(crate) fn end_source(&mut self, tail: &TarTail) -> Result<PlainTar, ConvertError> {
-        self.plain_hash.end_source(tail)
+    pub(crate) fn end_source(&mut self, tail: &TarTail, watch: &Watch<'_>) -> Result<PlainTar, ConvertError> {
+        self.plain_hash.end_source(tail, watch)
     }
 
     /// Writes all that is on its way and returns the records of chunks.

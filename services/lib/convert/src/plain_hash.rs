@@ -8,14 +8,15 @@ use estargz::tar::BLOCK as TAR_BLOCK;
 use estargz::writer::{Batch, Member, landmark_header, landmark_payload};
 
 use crate::ConvertError;
-use crate::sha256::{BLOCK, Lane, absorb};
+use crate::sha256::{BLOCK, Stream, absorb};
+use crate::watch::Watch;
 
 /// Hashes what goes into a twin: as the twin's plain tar, as the source's, which has no landmark and another end, and
 /// chunk by chunk.
 pub(crate) struct PlainHash {
-    twin: Lane,
+    twin: Stream,
     /// None any more once the source's tar has ended.
-    source: Option<Lane>,
+    source: Option<Stream>,
     /// Bytes of the landmark still to come; `twin` has them already.
     landmark: usize,
     /// What does not fill a block yet, the same in both.
@@ -30,10 +31,10 @@ pub(crate) struct PlainTar {
 
 impl PlainHash {
     pub(crate) fn new() -> Self {
-        let mut twin = Lane::new();
+        let mut twin = Stream::new();
         absorb([&mut twin], landmark_header().as_chunks().0);
         absorb([&mut twin], landmark_payload().as_chunks().0);
-        Self { twin, source: Some(Lane::new()), landmark: 2 * TAR_BLOCK, rest: Vec::with_capacity(BLOCK) }
+        Self { twin, source: Some(Stream::new()), landmark: 2 * TAR_BLOCK, rest: Vec::with_capacity(BLOCK) }
     }
 
     /// Appends the plain bytes of a batch, the very first of which are the landmark. Returns the sha256 of the chunk
@@ -53,10 +54,10 @@ impl PlainHash {
         if payload.is_empty() || self.landmark > 0 || !self.rest.is_empty() {
             // Not where a block begins (chunk sizes may be odd), so the chunk is hashed by itself.
             self.append(plain);
-            return (!payload.is_empty()).then(|| Lane::new().finish(payload));
+            return (!payload.is_empty()).then(|| Stream::new().finish(payload));
         }
         let (blocks, rest) = payload.as_chunks();
-        let mut chunk = Lane::new();
+        let mut chunk = Stream::new();
         match &mut self.source {
             Some(source) => absorb([&mut chunk, source, &mut self.twin], blocks),
             None => absorb([&mut chunk, &mut self.twin], blocks),
@@ -92,12 +93,15 @@ impl PlainHash {
     }
 
     /// Ends the source's tar with `tail`; what is appended later belongs to the twin alone. There is one end.
-    pub(crate) fn end_source(&mut self, tail: &TarTail) -> Result<PlainTar, ConvertError> {
+    pub(crate) fn end_source(&mut self, tail: &TarTail, watch: &Watch<'_>) -> Result<PlainTar, ConvertError> {
         let again = || ConvertError::Output(io::Error::other("the source's tar has ended before"));
-        let mut end = End { lane: self.source.take().ok_or_else(again)?, rest: self.rest.clone() };
-        write_tail(tail, &mut end).map_err(ConvertError::Output)?;
-        let size = end.lane.len() + end.rest.len() as u64;
-        Ok(PlainTar { digest: Digest::from_sha256(&end.lane.finish(&end.rest)), size })
+        let mut end = End { stream: self.source.take().ok_or_else(again)?, rest: self.rest.clone(), watch };
+        if let Err(error) = write_tail(tail, &mut end) {
+            watch.check()?;
+            return Err(ConvertError::Output(error));
+        }
+        let size = end.stream.len() + end.rest.len() as u64;
+        Ok(PlainTar { digest: Digest::from_sha256(&end.stream.finish(&end.rest)), size })
     }
 
     /// Returns the digest of the twin's plain tar.
@@ -106,18 +110,21 @@ impl PlainHash {
     }
 }
 
-/// Takes the end of the source's tar.
-struct End {
-    lane: Lane,
+/// Takes the end of the source's tar, which may be long.
+struct End<'a> {
+    stream: Stream,
     rest: Vec<u8>,
+    watch: &'a Watch<'a>,
 }
 
-impl Write for End {
+impl Write for End<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.watch.check().map_err(io::Error::other)?;
         self.rest.extend_from_slice(bytes);
-        let (blocks, rest) = self.rest.as_chunks();
-        absorb([&mut self.lane], blocks);
-        self.rest = rest.to_vec();
+        let blocks = self.rest.as_chunks().0;
+        absorb([&mut self.stream], blocks);
+        let done = blocks.as_flattened().len();
+        self.rest.drain(..done);
         Ok(bytes.len())
     }
 
@@ -131,6 +138,7 @@ mod tests {
     use sha2::{Digest as _, Sha256};
 
     use super::*;
+    use crate::source::Meter;
 
     fn sha256(parts: &[&[u8]]) -> [u8; 32] {
         Sha256::digest(parts.concat()).into()
@@ -149,7 +157,8 @@ mod tests {
             let batch = Batch { plain: piece.to_vec(), members: vec![Member { end: piece.len(), payload }] };
             assert_eq!(hash.batch(&batch), [Some(sha256(&[&piece[..payload]]))]);
         }
-        let source = hash.end_source(&TarTail::Zeros(10_000)).unwrap();
+        let (cancel, limits, meter) = (crate::Cancel::default(), crate::Limits::default(), Meter::default());
+        let source = hash.end_source(&TarTail::Zeros(10_000), &Watch::new(&cancel, &limits, &meter)).unwrap();
         assert_eq!(source.digest, Digest::from_sha256(&sha256(&[&bytes, &[0; 10_000]])));
         assert_eq!(source.size, 60_000);
         hash.append(b"TOC");

@@ -16,12 +16,12 @@ const INITIAL: [u32; 8] =
 
 /// A stream's hash so far; it has taken whole blocks only.
 #[derive(Debug, Clone)]
-pub(crate) struct Lane {
+pub(crate) struct Stream {
     state: [u32; 8],
     len: u64,
 }
 
-impl Lane {
+impl Stream {
     pub(crate) fn new() -> Self {
         Self { state: INITIAL, len: 0 }
     }
@@ -50,11 +50,11 @@ impl Lane {
     }
 }
 
-/// Appends `blocks` to every lane.
-pub(crate) fn absorb<const N: usize>(lanes: [&mut Lane; N], blocks: &[[u8; BLOCK]]) {
-    let states = lanes.map(|lane| {
-        lane.len += blocks.as_flattened().len() as u64;
-        &mut lane.state
+/// Appends `blocks` to every stream.
+pub(crate) fn absorb<const N: usize>(streams: [&mut Stream; N], blocks: &[[u8; BLOCK]]) {
+    let states = streams.map(|stream| {
+        stream.len += blocks.as_flattened().len() as u64;
+        &mut stream.state
     });
     #[cfg(target_arch = "x86_64")]
     if x86::available() {
@@ -65,6 +65,11 @@ pub(crate) fn absorb<const N: usize>(lanes: [&mut Lane; N], blocks: &[[u8; BLOCK
         }
         return;
     }
+    absorb_anywhere(states, blocks);
+}
+
+/// The same on any CPU, one stream after the other.
+fn absorb_anywhere<const N: usize>(states: [&mut [u32; 8]; N], blocks: &[[u8; BLOCK]]) {
     for state in states {
         compress256(state, blocks);
     }
@@ -112,9 +117,9 @@ mod x86 {
         // The instructions want the words in two registers: A, B, E, F and C, D, G, H, the first one on top.
         let mut abef = [_mm_set_epi32(0, 0, 0, 0); N];
         let mut cdgh = abef;
-        for lane in 0..N {
-            let [a, b, c, d, e, f, g, h] = states[lane].map(u32::cast_signed);
-            (abef[lane], cdgh[lane]) = (_mm_set_epi32(a, b, e, f), _mm_set_epi32(c, d, g, h));
+        for i in 0..N {
+            let [a, b, c, d, e, f, g, h] = states[i].map(u32::cast_signed);
+            (abef[i], cdgh[i]) = (_mm_set_epi32(a, b, e, f), _mm_set_epi32(c, d, g, h));
         }
         for block in blocks {
             let before = (abef, cdgh);
@@ -122,24 +127,24 @@ mod x86 {
             for k in K {
                 let low = _mm_add_epi32(w[0], _mm_set_epi32(k[3], k[2], k[1], k[0]));
                 let high = _mm_shuffle_epi32::<0x0e>(low);
-                for lane in 0..N {
-                    cdgh[lane] = _mm_sha256rnds2_epu32(cdgh[lane], abef[lane], low);
-                    abef[lane] = _mm_sha256rnds2_epu32(abef[lane], cdgh[lane], high);
+                for i in 0..N {
+                    cdgh[i] = _mm_sha256rnds2_epu32(cdgh[i], abef[i], low);
+                    abef[i] = _mm_sha256rnds2_epu32(abef[i], cdgh[i], high);
                 }
                 // After the last words this prepares some that nobody takes; the optimiser leaves them out.
                 let sum = _mm_add_epi32(_mm_sha256msg1_epu32(w[0], w[1]), _mm_alignr_epi8::<4>(w[3], w[2]));
                 w = [w[1], w[2], w[3], _mm_sha256msg2_epu32(sum, w[3])];
             }
-            for lane in 0..N {
-                abef[lane] = _mm_add_epi32(abef[lane], before.0[lane]);
-                cdgh[lane] = _mm_add_epi32(cdgh[lane], before.1[lane]);
+            for i in 0..N {
+                abef[i] = _mm_add_epi32(abef[i], before.0[i]);
+                cdgh[i] = _mm_add_epi32(cdgh[i], before.1[i]);
             }
         }
-        for lane in 0..N {
-            let (abef, cdgh) = (parts(abef[lane]), parts(cdgh[lane]));
+        for i in 0..N {
+            let (abef, cdgh) = (parts(abef[i]), parts(cdgh[i]));
             let [f, e, b, a] = abef;
             let [h, g, d, c] = cdgh;
-            *states[lane] = [a, b, c, d, e, f, g, h];
+            *states[i] = [a, b, c, d, e, f, g, h];
         }
     }
 
@@ -178,14 +183,24 @@ mod tests {
         let bytes: Vec<u8> = (0..1000u32).map(|i| (i * 7 + i / 256) as u8).collect();
         for len in 0..bytes.len() {
             let expected: [u8; 32] = Sha256::digest(&bytes[..len]).into();
-            assert_eq!(Lane::new().finish(&bytes[..len]), expected, "{len} bytes");
+            assert_eq!(Stream::new().finish(&bytes[..len]), expected, "{len} bytes");
         }
     }
 
     #[test]
-    fn lanes_with_different_beginnings_share_blocks() {
+    fn every_cpu_agrees() {
+        let blocks: Vec<[u8; BLOCK]> = (0..9).map(|i| [i * 29; BLOCK]).collect();
+        let (mut one, mut other) = (Stream::new(), Stream { state: [1, 2, 3, 4, 5, 6, 7, 8], len: 0 });
+        let (mut same, mut also) = (one.state, other.state);
+        absorb([&mut one, &mut other], &blocks);
+        absorb_anywhere([&mut same, &mut also], &blocks);
+        assert_eq!((one.state, other.state), (same, also));
+    }
+
+    #[test]
+    fn streams_with_different_beginnings_share_blocks() {
         let shared = [[7; BLOCK], [8; BLOCK], [9; BLOCK]];
-        let (mut a, mut b, mut c) = (Lane::new(), Lane::new(), Lane::new());
+        let (mut a, mut b, mut c) = (Stream::new(), Stream::new(), Stream::new());
         absorb([&mut b], &[[1; BLOCK]]);
         absorb([&mut c], &[[2; BLOCK], [3; BLOCK]]);
         absorb([&mut a, &mut b, &mut c], &shared);
