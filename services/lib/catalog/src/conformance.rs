@@ -40,6 +40,7 @@ pub async fn conformance(catalog: &Catalog) -> Result<(), CatalogError> {
     lost::a_lost_blob_is_recorded_anew(catalog).await?;
     lost::a_lost_manifest_keeps_its_place(catalog).await?;
     lost::a_lost_twin_is_made_again(catalog).await?;
+    lost::a_lost_twin_has_the_source_of_who_asks(catalog).await?;
     leases::leases_run_out(catalog).await?;
     leases::leases_are_apart(catalog).await?;
     leases::only_the_holder_commits(catalog).await?;

@@ -23,7 +23,9 @@ pub struct ManifestRow {
 }
 
 impl ManifestRow {
-    fn blob(&self) -> BlobRow {
+    /// Returns the row of its bytes.
+    #[must_use]
+    pub fn blob(&self) -> BlobRow {
         BlobRow { digest: self.digest.clone(), size: self.size, key: self.key.clone() }
     }
 }

@@ -29,7 +29,7 @@ pub struct TwinRow {
 pub enum TwinState {
     /// Begun, not ended; perhaps by a process that died.
     Converting {
-        /// How often it was begun, this time included.
+        /// How often the converter was started ([`Catalog::attempt_conversion`]).
         attempts: u32,
     },
     /// The twin and its TOC are in the store.
@@ -91,7 +91,7 @@ impl Catalog {
     ) -> Result<TwinState, CatalogError> {
         let mut tx = self.begin("begin a conversion").await?;
         let insert = query(
-            "INSERT INTO twins (source, profile, state, attempts, repository) VALUES ($1, $2, 'converting', 1, $3) \
+            "INSERT INTO twins (source, profile, state, attempts, repository) VALUES ($1, $2, 'converting', 0, $3) \
              ON CONFLICT (source, profile) DO NOTHING",
         );
         tx.run(insert.bind(source).bind(profile).bind(repository)).await?;
@@ -100,13 +100,13 @@ impl Catalog {
         Ok(state)
     }
 
-    /// Records that a conversion which did not end begins once more, and returns the state that stands. A final
-    /// state stays. Many attempts tell a layer that kills its converter.
+    /// Records that the converter starts to work on a layer whose conversion was begun, and returns the state that
+    /// stands. A final state stays. Many attempts tell a layer that kills its converter.
     ///
     /// # Errors
     /// [`CatalogError::NotBegun`] when there is no row; else those of the database.
-    pub async fn retry_conversion(&self, source: &Digest, profile: &str) -> Result<TwinState, CatalogError> {
-        let mut tx = self.begin("begin a conversion again").await?;
+    pub async fn attempt_conversion(&self, source: &Digest, profile: &str) -> Result<TwinState, CatalogError> {
+        let mut tx = self.begin("count an attempt to convert").await?;
         let update = query(
             "UPDATE twins SET attempts = attempts + 1 WHERE source = $1 AND profile = $2 AND state = 'converting'",
         );

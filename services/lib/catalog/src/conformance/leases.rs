@@ -150,7 +150,7 @@ pub(super) async fn only_the_holder_commits(catalog: &Catalog) -> Result<(), Cat
         assert!(is_lost(catalog.holding(&old).refuse_conversion(&source, "p-lease", limit, "").await));
         assert_eq!(catalog.blob(&made.digest).await?, None);
         let row = catalog.twin(&source, "p-lease").await?;
-        assert!(row.is_some_and(|row| row.state == TwinState::Converting { attempts: 1 }));
+        assert!(row.is_some_and(|row| row.state == TwinState::Converting { attempts: 0 }));
         let state = match refuses {
             true => catalog.holding(&new).refuse_conversion(&source, "p-lease", limit, "").await?,
             false => catalog.holding(&new).finish_conversion(&source, "p-lease", &made, "k", "t").await?,

@@ -38,10 +38,12 @@ pub(super) async fn a_conversion_ends_once(catalog: &Catalog) -> Result<(), Cata
 
     for _ in 0..2 {
         let state = catalog.begin_conversion(&source, "p-once", &home).await?;
-        assert_eq!(state, TwinState::Converting { attempts: 1 });
+        assert_eq!(state, TwinState::Converting { attempts: 0 }, "it was begun, and no converter started");
     }
-    let state = catalog.retry_conversion(&source, "p-once").await?;
-    assert_eq!(state, TwinState::Converting { attempts: 2 });
+    for attempts in 1..3 {
+        let state = catalog.attempt_conversion(&source, "p-once").await?;
+        assert_eq!(state, TwinState::Converting { attempts });
+    }
 
     let state = catalog.finish_conversion(&source, "p-once", &made, "k", "t").await?;
     assert_eq!(state, ready(&made, "k", "t"));
@@ -59,7 +61,7 @@ pub(super) async fn a_conversion_ends_once(catalog: &Catalog) -> Result<(), Cata
     let refused = catalog.refuse_conversion(&source, "p-once", UnconvertibleReason::Limit, "late").await?;
     assert_eq!(refused, row.state);
     assert_eq!(catalog.begin_conversion(&source, "p-once", &home).await?, row.state);
-    assert_eq!(catalog.retry_conversion(&source, "p-once").await?, row.state);
+    assert_eq!(catalog.attempt_conversion(&source, "p-once").await?, row.state);
     assert_eq!(catalog.twin(&source, "p-once, other").await?, None);
 
     // Another source with the same twin: the first keys stand.

@@ -38,7 +38,7 @@ async fn waiter(catalog: &Catalog, source: &Digest) -> Result<Waiter, CatalogErr
     let (catalog, source) = (catalog.clone(), source.clone());
     let mut watch = catalog.conversions();
     let mut state = look(&catalog, &source).await?;
-    assert_eq!(state, TwinState::Converting { attempts: 1 });
+    assert_eq!(state, TwinState::Converting { attempts: 0 });
     Ok(tokio::spawn(async move {
         while matches!(state, TwinState::Converting { .. }) {
             let changed = tokio::time::timeout(LIMIT, watch.changed(&source)).await;
