@@ -57,33 +57,47 @@ impl Blobs {
         &self.fills
     }
 
-    /// Checks that `target` holds `digest`, asking its upstream where no link says so.
+    /// Checks that `target` holds `digest`, asking its upstream where no link says so. A digest that a manifest names,
+    /// and of which nothing is here, passes too: its bytes will come from that upstream, or not at all.
     ///
     /// # Errors
     /// 404 when the upstream does not have it there; its outage otherwise.
     pub(crate) async fn check_link(&self, target: &Target, digest: &Digest) -> Result<(), RegistryError> {
+        self.check(target, digest, false).await
+    }
+
+    /// Checks as [`Self::check_link`] does, of bytes that are here: whoever they came from, a name alone opens nothing.
+    async fn check(&self, target: &Target, digest: &Digest, is_here: bool) -> Result<(), RegistryError> {
         let key = (target.repository.clone(), digest.clone());
         if self.linked.contains_key(&key) {
             return Ok(());
         }
         let link = self.catalog.link_of(&target.repository, digest).await?;
+        let decided_by = &link.decided_by;
         match link.state {
             LinkState::Linked => {}
-            LinkState::Named if target.remote.is_public() && self.is_of(target, &link.decided_by).await? => {
+            LinkState::Named if target.remote.is_public() && self.is_of(target, decided_by).await? => {
                 self.catalog.link(&target.repository, digest).await?;
             }
-            LinkState::Named | LinkState::None => self.ask_upstream(target, &link.decided_by).await?,
+            // No link yet: absence proves nothing, and what comes from elsewhere meanwhile is not this repository's.
+            LinkState::Named if target.remote.is_public() && !is_here && self.is_cold(digest, decided_by).await? => {
+                return Ok(());
+            }
+            LinkState::Named | LinkState::None => self.ask_upstream(target, decided_by).await?,
         }
         self.linked.insert(key, ()).await;
         Ok(())
     }
 
-    /// Tells whether what is here of `digest` came from the upstream of `target`, or nothing of it is
-    /// here: then the fill asks that upstream. A manifest may name any digest, so of another
-    /// upstream's content the name alone is no proof.
+    /// Tells whether nothing of `digest` is stored, which is what decides about itself (and no source of it).
+    async fn is_cold(&self, digest: &Digest, decided_by: &Digest) -> Result<bool, RegistryError> {
+        Ok(digest == decided_by && self.catalog.blob(digest).await?.is_none())
+    }
+
+    /// Tells whether the upstream of `target` has given `digest` to any of its repositories. A manifest may name any
+    /// digest, so of another upstream's content the name alone is no proof.
     async fn is_of(&self, target: &Target, digest: &Digest) -> Result<bool, RegistryError> {
-        Ok(self.catalog.blob(digest).await?.is_none()
-            || self.catalog.is_linked_in_upstream(target.repository.upstream(), digest).await?)
+        Ok(self.catalog.is_linked_in_upstream(target.repository.upstream(), digest).await?)
     }
 
     /// Asks the upstream whether the repository holds `digest`, and records that it does.
@@ -103,17 +117,21 @@ impl Blobs {
         Ok(())
     }
 
-    /// Returns the bytes of `digest`, starting a fill where they are not here.
+    /// Returns the bytes of `digest`, starting a fill where they are not here. After [`Self::check_link`].
     ///
     /// # Errors
     /// The upstream's refusal or outage.
     pub(crate) async fn find(&self, target: &Target, digest: &Digest) -> Result<Found, RegistryError> {
         if let Some(blob) = self.stored(digest).await? {
+            self.check(target, digest, true).await?;
             return Ok(Found::Stored(blob));
         }
         match self.fills.join_wanted(&target.remote.client, &target.repository, digest).await {
             Ok(Joined::Running(fill)) => Ok(Found::Filling(fill)),
-            Ok(Joined::Stored(row)) => self.open(&row).await?.map(Found::Stored).ok_or_else(RegistryError::lost),
+            Ok(Joined::Stored(row)) => {
+                self.check(target, digest, true).await?;
+                self.open(&row).await?.map(Found::Stored).ok_or_else(RegistryError::lost)
+            }
             Err(error) => match &*error {
                 FillError::NoRoom => Ok(Found::Elsewhere),
                 FillError::Spool { .. } => {
@@ -148,7 +166,7 @@ impl Blobs {
     }
 
     async fn open(&self, row: &BlobRow) -> Result<Option<Arc<dyn OpenBlob>>, RegistryError> {
-        let blob = self.stock.open(&row.digest, &row.key).await?;
+        let blob = self.stock.open(row).await?;
         if let Some(blob) = &blob {
             self.opened.insert(row.digest.clone(), Arc::clone(blob)).await;
         }
@@ -172,6 +190,7 @@ impl Blobs {
     /// The upstream's refusal or outage.
     pub(crate) async fn size(&self, target: &Target, digest: &Digest) -> Result<u64, RegistryError> {
         if let Some(blob) = self.stored(digest).await? {
+            self.check(target, digest, true).await?;
             return Ok(blob.size());
         }
         if let Some(fill) = self.fills.find(&target.repository, digest) {

@@ -117,7 +117,7 @@ impl Tocs for StoredTocs<'_> {
         }
         // A twin that counts has a TOC. One that was lost comes back; to decide without it would be for ever.
         let row = self.0.catalog.blob(&twin.toc_digest).await?.ok_or_else(RegistryError::lost)?;
-        let blob = self.0.open(&row.digest, &row.key).await?.ok_or_else(RegistryError::lost)?;
+        let blob = self.0.open(&row).await?.ok_or_else(RegistryError::lost)?;
         let toc = telemetry::blocking(move || {
             let mut json = vec![0; usize::try_from(blob.size()).unwrap_or(usize::MAX)];
             blob.read_blocking(&mut json, 0).map_err(|error| RegistryError::internal(&error))?;

@@ -2,6 +2,7 @@
 
 mod job;
 mod jobs;
+mod profile;
 mod queue;
 mod source;
 
@@ -24,6 +25,7 @@ use jobs::{Entered, Jobs};
 use queue::Queue;
 
 pub(crate) use job::Job;
+pub(crate) use profile::{KnownProfile, profile};
 
 /// How far below serving the conversions run.
 pub(crate) const NICE: i32 = 10;
@@ -31,6 +33,8 @@ pub(crate) const NICE: i32 = 10;
 const FIRST_RATE: u64 = 30 << 20;
 /// How long a conversion that failed for a passing reason is not tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
+/// How long a read of a layer waits until its conversion is noted.
+const START_PATIENCE: Duration = Duration::from_secs(1);
 /// The layers that are converted or wait for it at the same time; for further ones the original is served.
 const MAX_JOBS: usize = 4096;
 /// How often a conversion that was under way when its process died is taken up by itself.
@@ -54,7 +58,8 @@ pub(crate) enum LayerState {
     LeftAlone,
     /// It is being made.
     Converting(Arc<Job>),
-    /// Too many others are being made; it is begun when the layer is asked for later.
+    /// It is not begun: too many others are being made, or this program cannot make it. The next one who asks for the
+    /// layer later may begin it.
     Postponed,
 }
 
@@ -68,8 +73,7 @@ pub(crate) struct Conversions {
     metrics: Arc<Metrics>,
     enabled: bool,
     min_layer_size: u64,
-    profile: convert::Profile,
-    profile_id: String,
+    profile: KnownProfile,
     pool: Arc<convert::Pool>,
     /// Where twins are written before they are verified and stored.
     folder: PathBuf,
@@ -96,7 +100,6 @@ impl Conversions {
         metrics: Arc<Metrics>,
         folder: PathBuf,
     ) -> std::io::Result<Self> {
-        let profile = profile(config);
         let workers = config.worker_count();
         Ok(Self {
             catalog: stock.catalog.clone(),
@@ -106,8 +109,7 @@ impl Conversions {
             metrics,
             enabled: config.enabled,
             min_layer_size: config.min_layer_size.bytes(),
-            profile_id: profile.id(),
-            profile,
+            profile: KnownProfile::of(profile(config)),
             pool: Arc::new(convert::Pool::new(workers, NICE)?),
             folder,
             stored_queue: Queue::new(workers + 1),
@@ -119,14 +121,9 @@ impl Conversions {
         })
     }
 
-    /// Returns the id of the profile that twins are made under.
-    pub(crate) fn profile_id(&self) -> &str {
-        &self.profile_id
-    }
-
-    /// Returns the profile with all its constants, as JSON.
-    pub(crate) fn describe_profile(&self) -> String {
-        serde_json::to_string(&self.profile.describe()).unwrap_or_default()
+    /// Returns the profile that twins are made under now.
+    pub(crate) const fn profile(&self) -> &KnownProfile {
+        &self.profile
     }
 
     /// Tells whether layers are converted at all.
@@ -147,27 +144,25 @@ impl Conversions {
         if self.failed_lately(digest) {
             return;
         }
-        if let Err(error) = self.ensure(target, &layer).await {
-            tracing::warn!(blob.digest = %digest, %error, "a conversion could not be started");
+        // The read does not wait for a catalog that is away: whoever reads next starts it.
+        match tokio::time::timeout(START_PATIENCE, self.ensure(target, &layer, &self.profile)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(blob.digest = %digest, error, "a conversion could not be started");
+            }
+            Err(_elapsed) => tracing::warn!(blob.digest = %digest, "a conversion could not be started in time"),
         }
     }
 
-    /// Returns what is known of a layer's twin without starting anything; `None` where nothing is.
+    /// Returns what is known of a layer's twin under `profile` without starting anything; `None` where nothing is.
     ///
     /// # Errors
     /// The catalog's.
-    pub(crate) async fn look(&self, layer: &Descriptor) -> Result<Option<LayerState>, CatalogError> {
-        self.look_under(layer, &self.profile_id).await
-    }
-
-    /// Returns the same under another profile than the one that twins are made under now.
-    ///
-    /// # Errors
-    /// The catalog's.
-    pub(crate) async fn look_under(
+    pub(crate) async fn look(
         &self,
         layer: &Descriptor,
-        profile: &str,
+        profile: &KnownProfile,
     ) -> Result<Option<LayerState>, CatalogError> {
         if let Some(state) = self.by_descriptor(layer) {
             return Ok(Some(state));
@@ -175,7 +170,7 @@ impl Conversions {
         if let Some(job) = self.jobs.get(&layer.digest) {
             return Ok(Some(LayerState::Converting(job)));
         }
-        let row = self.catalog.twin(&layer.digest, profile).await?;
+        let row = self.catalog.twin(&layer.digest, profile.id()).await?;
         Ok(row.and_then(|row| ended(row.state)))
     }
 
@@ -184,7 +179,7 @@ impl Conversions {
         if self.enabled { by_descriptor(layer, self.min_layer_size) } else { Some(LayerState::LeftAlone) }
     }
 
-    /// Returns what is known of a layer's twin; starts the conversion where nothing is.
+    /// Returns what is known of a layer's twin under `profile`; starts the conversion where nothing is.
     ///
     /// # Errors
     /// The catalog's.
@@ -192,21 +187,33 @@ impl Conversions {
         self: &Arc<Self>,
         target: &Target,
         layer: &Descriptor,
+        profile: &KnownProfile,
     ) -> Result<LayerState, CatalogError> {
-        if let Some(state) = self.look(layer).await? {
+        if let Some(state) = self.look(layer, profile).await? {
             return Ok(state);
         }
         if self.jobs.are_full() {
             self.metrics.conversion_postponed();
             return Ok(LayerState::Postponed);
         }
-        let state = self.catalog.begin_conversion(&layer.digest, &self.profile_id, &target.repository).await?;
-        Ok(ended(state).unwrap_or_else(|| self.begin(target, layer, self.profile)))
+        let state = self.catalog.begin_conversion(&layer.digest, profile.id(), &target.repository).await?;
+        match ended(state) {
+            Some(state) => Ok(state),
+            None => Ok(self.begin(target, layer, profile).await),
+        }
     }
 
     /// Begins the job of a layer whose row says that it is converting, unless it has one.
-    fn begin(self: &Arc<Self>, target: &Target, layer: &Descriptor, profile: convert::Profile) -> LayerState {
-        match self.jobs.enter(layer, profile) {
+    async fn begin(self: &Arc<Self>, target: &Target, layer: &Descriptor, profile: &KnownProfile) -> LayerState {
+        let Some(settings) = profile.settings() else {
+            tracing::error!(
+                blob.digest = %layer.digest, profile = profile.id(),
+                "a lost twin was made under a profile that this program cannot make: use one that can"
+            );
+            self.failed.insert(layer.digest.clone(), ()).await;
+            return LayerState::Postponed;
+        };
+        match self.jobs.enter(layer, settings) {
             Entered::Known(job) => LayerState::Converting(job),
             Entered::New(job) => {
                 tokio::spawn(Arc::clone(self).run(target.clone(), Arc::clone(&job)));
@@ -225,34 +232,15 @@ impl Conversions {
     /// # Errors
     /// The catalog's.
     pub(crate) async fn remake(self: &Arc<Self>, target: &Target, digest: &Digest) -> Result<bool, CatalogError> {
-        let linked = self.catalog.link_of(&target.repository, digest).await?.decided_by;
-        let Some((source, id)) = self.catalog.lost_twin(digest, &linked).await? else { return Ok(false) };
+        let Some((source, id)) = self.catalog.lost_twin(digest, &target.repository).await? else { return Ok(false) };
         if source == *digest {
             return Ok(false);
         }
         if !self.failed_lately(&source) {
-            match self.recorded_profile(&id).await? {
-                Some(profile) => drop(self.begin(target, &plain_layer(source, self.min_layer_size), profile)),
-                None => tracing::error!(
-                    blob.digest = %digest, profile = id,
-                    "a lost twin was made under a profile that this program cannot make: use one that can"
-                ),
-            }
+            let profile = self.known_profile(id).await?;
+            self.begin(target, &plain_layer(source, self.min_layer_size), &profile).await;
         }
         Ok(true)
-    }
-
-    /// Returns the recorded profile `id`, or `None` where this program would make other bytes under it.
-    async fn recorded_profile(&self, id: &str) -> Result<Option<convert::Profile>, CatalogError> {
-        #[derive(serde::Deserialize)]
-        struct Recorded {
-            level: u8,
-            chunk_size: u32,
-        }
-        let text = self.catalog.profile(id).await?.unwrap_or_default();
-        let recorded: Option<Recorded> = serde_json::from_str(&text).ok();
-        let profile = recorded.map(|Recorded { level, chunk_size }| convert::Profile { level, chunk_size });
-        Ok(profile.filter(|profile| profile.id() == id))
     }
 
     /// Returns how long the conversion of `bytes` of sources will take, by what was measured.
@@ -269,11 +257,11 @@ impl Conversions {
         }
     }
 
-    /// Tells whether a conversion was begun so often, by processes that died, that it is not taken up
+    /// Tells whether the converter was started so often, by processes that died, that the layer is not taken up
     /// again by itself. It is still tried when somebody asks for the layer.
     async fn is_poisoned(&self, digest: &Digest) -> Result<bool, CatalogError> {
-        match self.catalog.retry_conversion(digest, &self.profile_id).await? {
-            TwinState::Converting { attempts } if attempts > MAX_TAKE_UPS => {
+        match self.catalog.twin(digest, self.profile.id()).await?.map(|row| row.state) {
+            Some(TwinState::Converting { attempts }) if attempts > MAX_TAKE_UPS => {
                 tracing::error!(blob.digest = %digest, attempts, "a layer's conversion never ended and is left alone");
                 Ok(true)
             }
@@ -297,12 +285,12 @@ impl Conversions {
         if !self.enabled {
             return Ok(());
         }
-        for (digest, repository) in self.catalog.unfinished_conversions(&self.profile_id).await? {
+        for (digest, repository) in self.catalog.unfinished_conversions(self.profile.id()).await? {
             let Some(target) = target_of(&repository) else { continue };
             if self.is_poisoned(&digest).await? {
                 continue;
             }
-            self.ensure(&target, &plain_layer(digest, self.min_layer_size)).await?;
+            self.ensure(&target, &plain_layer(digest, self.min_layer_size), &self.profile).await?;
         }
         Ok(())
     }
@@ -320,12 +308,6 @@ fn plain_layer(digest: Digest, size: u64) -> Descriptor {
         platform: None,
         artifact_type: None,
     }
-}
-
-/// Returns the profile that `config` asks for.
-pub(crate) fn profile(config: &config::Convert) -> convert::Profile {
-    let chunk_size = u32::try_from(config.chunk_size.bytes()).unwrap_or(u32::MAX);
-    convert::Profile { level: config.level, chunk_size }
 }
 
 /// Returns what the descriptor of a layer decides alone, or `None` where the layer is to be converted.

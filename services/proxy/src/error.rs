@@ -99,6 +99,16 @@ impl RegistryError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unavailable, "this proxy failed; its log says why")
     }
 
+    /// Returns the answer for a catalog or a store that is out of reach for a moment.
+    fn away(error: &(dyn std::error::Error + 'static)) -> Self {
+        tracing::error!(error, "request failed, it may be repeated");
+        let message = "this proxy's catalog or store is out of reach for a moment; its log says more";
+        Self {
+            retry_after: Some(Duration::from_secs(1)),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, message)
+        }
+    }
+
     /// Returns the answer for bytes that were lost and are being fetched or made again.
     pub(crate) fn lost() -> Self {
         Self {
@@ -119,6 +129,8 @@ impl RegistryError {
                 Self::new(StatusCode::BAD_GATEWAY, ErrorCode::Unavailable, "the upstream delivered wrong content")
                     .with_detail(chain(error))
             }
+            FillError::Catalog(cause) if cause.is_transient() => Self::away(error),
+            FillError::Store(cause) if cause.is_transient() => Self::away(error),
             FillError::Spool { .. }
             | FillError::NoRoom
             | FillError::Broken
@@ -139,6 +151,9 @@ impl RegistryError {
             .with_detail(chain(&**error)),
             PullError::NewTarget(error) => Self::pull(error),
             PullError::Lost => Self::lost(),
+            PullError::Catalog(cause) if cause.is_transient() => Self::away(&**error),
+            PullError::Store(cause) if cause.is_transient() => Self::away(&**error),
+            PullError::Stock(cause) if cause.is_transient() => Self::away(&**error),
             PullError::Catalog(_) | PullError::Store(_) | PullError::Stock(_) => Self::internal(&**error),
         }
     }
@@ -211,12 +226,12 @@ impl From<Arc<PullError>> for RegistryError {
 
 impl From<StockError> for RegistryError {
     fn from(error: StockError) -> Self {
-        Self::internal(&error)
+        if error.is_transient() { Self::away(&error) } else { Self::internal(&error) }
     }
 }
 
 impl From<catalog::CatalogError> for RegistryError {
     fn from(error: catalog::CatalogError) -> Self {
-        Self::internal(&error)
+        if error.is_transient() { Self::away(&error) } else { Self::internal(&error) }
     }
 }

@@ -76,11 +76,16 @@ impl Image {
     }
 
     /// Returns the layers of all images.
-    pub(crate) fn layers(&self) -> impl Iterator<Item = &api::Descriptor> {
-        self.images().iter().flat_map(|image| match &image.parsed {
-            Parsed::Manifest(manifest) => manifest.layers.as_slice(),
-            Parsed::Index(_) | Parsed::Opaque(_) => &[],
-        })
+    pub(crate) fn layers(&self) -> impl Iterator<Item = &Descriptor> {
+        self.images().iter().flat_map(|image| layers(image))
+    }
+}
+
+/// Returns the layers of an image.
+pub(crate) fn layers(image: &StoredManifest) -> &[Descriptor] {
+    match &image.parsed {
+        Parsed::Manifest(manifest) => &manifest.layers,
+        Parsed::Index(_) | Parsed::Opaque(_) => &[],
     }
 }
 

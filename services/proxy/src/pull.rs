@@ -144,8 +144,10 @@ impl Pull {
             }
             return Ok(manifest);
         }
-        // The upstream does not know a converted manifest, but its source.
+        // The upstream does not know a converted manifest, but its source: who may read that may read this.
         let (source, otherwise) = match self.catalog.source_of_converted(digest).await.map_err(shared)? {
+            // Nothing is left to prove, and no answer brings the bytes back.
+            Some(_) if linked => return Err(Arc::new(PullError::Lost)),
             Some(source) => (source, PullError::Lost),
             None if decided_by != *digest => (decided_by, UpstreamError::NotFound.into()),
             None => return self.fetch(target, &Reference::Digest(digest.clone())).await,
@@ -168,7 +170,7 @@ impl Pull {
     }
 
     async fn load(&self, row: &ManifestRow) -> Result<Option<StoredManifest>, PullError> {
-        let Some(blob) = self.stock.open(&row.digest, &row.key).await? else { return Ok(None) };
+        let Some(blob) = self.stock.open(&row.blob()).await? else { return Ok(None) };
         let bytes = blob.read(0, usize::try_from(blob.size()).unwrap_or(usize::MAX)).await?;
         api::verify(&row.digest, &bytes)?;
         let parsed = Parsed::parse(&bytes, &row.media_type)?;

@@ -4,7 +4,7 @@
 
 use api::manifest::MAX_MANIFEST_SIZE;
 use api::{Digest, MediaType, Twin};
-use serde::Deserialize;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -201,24 +201,53 @@ fn rewrite_layer(layer: &mut Value, choice: &Choice) -> Result<(), RewriteError>
     Ok(())
 }
 
-/// The part of a config that is rewritten, as it is written there. A key given twice is refused: readers differ in
-/// which one counts.
-#[derive(Deserialize)]
-struct ConfigText<'a> {
-    #[serde(borrow)]
-    rootfs: RootFsText<'a>,
+/// An object's keys, and its values as they are written there.
+struct Entries<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'a> Deserialize<'a> for Entries<'a> {
+    fn deserialize<D: Deserializer<'a>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+        impl<'a> Visitor<'a> for Collect {
+            type Value = Entries<'a>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<M: MapAccess<'a>>(self, mut map: M) -> Result<Entries<'a>, M::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Entries(entries))
+            }
+        }
+        deserializer.deserialize_map(Collect)
+    }
 }
 
-#[derive(Deserialize)]
-struct RootFsText<'a> {
-    #[serde(borrow)]
-    diff_ids: Vec<&'a RawValue>,
+/// Returns the value of `key` in the object `text`. A key given twice, or in another case, is refused: readers differ in
+/// which one counts.
+fn value_of<'a>(text: &'a str, key: &str) -> Result<&'a RawValue, RewriteError> {
+    let Entries(entries) = serde_json::from_str(text).map_err(config_error)?;
+    let mut alike = entries.into_iter().filter(|(found, _)| reads_as(found, key));
+    match (alike.next(), alike.next()) {
+        (Some((found, value)), None) if found == key => Ok(value),
+        _ => Err(form("rootfs.diff_ids")),
+    }
+}
+
+/// Tells whether clients written in Go may read `found` as `key`, which has only small letters: they ignore case, and
+/// take the long s for one.
+fn reads_as(found: &str, key: &str) -> bool {
+    found.chars().map(|c| if c == '\u{17f}' { 's' } else { c.to_ascii_lowercase() }).eq(key.chars())
 }
 
 /// Replaces the entries of `rootfs.diff_ids` alone. Every other byte stays, so that no number or escape changes.
 fn rewrite_config(config: &[u8], layers: &[Value], choices: &[Choice]) -> Result<Vec<u8>, RewriteError> {
     let text = std::str::from_utf8(config).map_err(|_| form("config"))?;
-    let ConfigText { rootfs: RootFsText { diff_ids } } = serde_json::from_str(text).map_err(config_error)?;
+    let diff_ids = value_of(value_of(text, "rootfs")?.get(), "diff_ids")?;
+    let diff_ids: Vec<&RawValue> = serde_json::from_str(diff_ids.get()).map_err(config_error)?;
     if diff_ids.len() != choices.len() {
         return Err(RewriteError::LayerCount { layers: choices.len(), diff_ids: diff_ids.len() });
     }
@@ -331,6 +360,11 @@ mod tests {
         for bad in [
             format!(r#"{{"rootfs":{{"diff_ids":[{id},{id}]}},"rootfs":{{"diff_ids":[{id},{id}]}}}}"#),
             format!(r#"{{"rootfs":{{"diff_ids":[{id},{id}],"diff_ids":[]}}}}"#),
+            format!(r#"{{"rootfs":{{"diff_ids":[{id},{id}]}},"RootFS":{{"diff_ids":[{id},{id}]}}}}"#),
+            format!(r#"{{"rootf\u017f":null,"rootfs":{{"diff_ids":[{id},{id}]}}}}"#),
+            format!(r#"{{"rootfs":{{"diff_ids":[{id},{id}],"diff_Ids":[]}}}}"#),
+            format!(r#"{{"Rootfs":{{"diff_ids":[{id},{id}]}}}}"#),
+            "{}".to_owned(),
             format!(r#"{{"rootfs":{{"diff_ids":[{id},7]}}}}"#),
             r#"{"rootfs":[]}"#.to_owned(),
         ] {

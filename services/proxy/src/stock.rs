@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use api::Digest;
 use blobstore::{BlobKey, BlobStore, OpenBlob, StoreError};
-use catalog::Catalog;
+use catalog::{BlobRow, Catalog, CatalogError};
 
 /// The catalog and the store it speaks of.
 #[derive(Debug, Clone)]
@@ -26,7 +25,18 @@ pub(crate) enum StockError {
     Key(#[from] blobstore::KeyError),
     /// The catalog failed.
     #[error("catalog failed")]
-    Catalog(#[from] catalog::CatalogError),
+    Catalog(#[from] CatalogError),
+}
+
+impl StockError {
+    /// Tells whether the same call may succeed in a moment.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_transient(),
+            Self::Catalog(error) => error.is_transient(),
+            Self::Key(_) => false,
+        }
+    }
 }
 
 impl Stock {
@@ -40,21 +50,30 @@ impl Stock {
         Self { catalog, store, drops: false }
     }
 
-    /// Opens the bytes of `digest`, which its row says lie under `key`. Returns `None` where there are none: then the
-    /// digest is no longer stored.
+    /// Opens the bytes that `row` names. Returns `None` where there are none, or not as many as it says: then its digest
+    /// is no longer stored.
     ///
     /// # Errors
     /// See [`StockError`].
-    pub(crate) async fn open(&self, digest: &Digest, key: &str) -> Result<Option<Arc<dyn OpenBlob>>, StockError> {
-        match self.store.open(&key.parse::<BlobKey>()?).await {
-            Ok(blob) => Ok(Some(blob)),
-            Err(StoreError::NotFound { .. }) => {
-                if self.drops && self.catalog.lose_blob(digest, key).await? {
+    pub(crate) async fn open(&self, row: &BlobRow) -> Result<Option<Arc<dyn OpenBlob>>, StockError> {
+        let found = match self.store.open(&row.key.parse::<BlobKey>()?).await {
+            Ok(blob) if blob.size() == row.size => return Ok(Some(blob)),
+            Ok(blob) => Some(blob.size()),
+            Err(StoreError::NotFound { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        if self.drops && self.catalog.lose_blob(&row.digest, &row.key).await? {
+            let BlobRow { digest, size, key } = row;
+            match found {
+                None => {
                     tracing::warn!(blob.digest = %digest, key, "a stored file is gone and will be fetched or made again");
                 }
-                Ok(None)
+                Some(found) => tracing::warn!(
+                    blob.digest = %digest, key, size, found,
+                    "a stored file has another size than its row says and will be fetched or made again"
+                ),
             }
-            Err(error) => Err(error.into()),
         }
+        Ok(None)
     }
 }

@@ -1,5 +1,6 @@
 //! [`Views`]: which manifest a tag shows in the estargz view, and when it begins to.
 
+mod progress;
 mod publish;
 
 use std::collections::HashSet;
@@ -14,12 +15,13 @@ use tokio::time::Instant;
 
 use crate::blobs::Blobs;
 use crate::clock::now_ms;
-use crate::conversions::{Conversions, Job, LayerState};
+use crate::conversions::Conversions;
 use crate::error::RegistryError;
 use crate::image::Image;
 use crate::pull::{Pull, PullError, ResolvedTag, StoredManifest};
 use crate::remotes::Target;
 use crate::stock::Stock;
+use progress::Progress;
 
 /// A tag that was answered with the original keeps that answer this long: clients ask by HEAD first
 /// and by GET later, and both must agree.
@@ -54,20 +56,12 @@ pub(crate) struct Parts {
     plain: Cache<Digest, ()>,
     /// When a source's converted form was first seen, for [`LONGEST_HOLD`].
     ready_since: Cache<Digest, Instant>,
+    /// Sources whose lost converted form comes out as another one now, so that building it again is of no use.
+    unmakeable: Cache<Digest, ()>,
     /// One building of a converted form at a time for each source.
     building: Cache<Digest, Built>,
     /// Sources whose conversion a task follows now.
     active: Mutex<HashSet<Digest>>,
-}
-
-/// How far the conversions of an image are.
-enum Progress {
-    /// These run.
-    Running(Vec<Arc<Job>>),
-    /// Every layer has a twin or will never have one.
-    Ended,
-    /// One failed for a passing reason, or was not begun.
-    GivenUp,
 }
 
 /// What came of building a converted form.
@@ -77,8 +71,19 @@ enum Built {
     Converted(Digest),
     /// There is none, and there never will be.
     Plain,
-    /// A layer is not known after all.
+    /// A layer is not known after all, or a lost form cannot be made again.
     NotYet,
+}
+
+/// What there is of a source's converted form.
+#[derive(Debug)]
+enum Form {
+    /// None was committed.
+    None,
+    /// One was, and bytes of it were lost.
+    Lost,
+    /// It is this, and its own bytes are here.
+    Whole(Digest),
 }
 
 impl Views {
@@ -102,6 +107,7 @@ impl Views {
                 deadlines: remembered(),
                 plain: remembered(),
                 ready_since: remembered(),
+                unmakeable: remembered(),
                 building: Cache::builder().max_capacity(1000).time_to_live(Duration::from_secs(1)).build(),
                 active: Mutex::default(),
             }),
@@ -127,63 +133,59 @@ impl Views {
         });
     }
 
-    /// Starts the conversion of `source` for a GET, and waits for it unless the tag is held.
+    /// Starts the conversion of `source`, or waits for it, or both.
     async fn converted(
         &self,
         target: &Target,
         source: &Digest,
-        get: bool,
-        held: bool,
+        start: bool,
+        wait: bool,
     ) -> Result<Option<Digest>, RegistryError> {
         let manifest = self.parts.pull.by_digest(target, source).await?;
-        if get {
+        if start {
             self.start(target, &manifest);
         }
-        if held { Ok(None) } else { self.parts.wait_for(target, &manifest, get).await }
+        if wait { self.parts.wait_for(target, &manifest, start).await } else { Ok(None) }
     }
 
     /// Returns the converted digest that `tag` shows now, or `None` where it shows the original.
     ///
     /// A GET starts the conversion and waits for it, up to `convert.wait` after the first such
-    /// request and only while the rest may fit; a HEAD waits only for one that runs already.
-    ///
-    /// # Errors
-    /// The catalog's, or the upstream's where a child of an index must be fetched.
-    pub(crate) async fn choose(
-        &self,
-        target: &Target,
-        tag: &Tag,
-        resolved: &ResolvedTag,
-        get: bool,
-    ) -> Result<Option<Digest>, RegistryError> {
+    /// request and only while the rest may fit; a HEAD waits only for one that runs already. A converted
+    /// form whose bytes were lost is none until it is built again.
+    pub(crate) async fn choose(&self, target: &Target, tag: &Tag, resolved: &ResolvedTag, get: bool) -> Option<Digest> {
         let parts = &self.parts;
         let source = &resolved.digest;
         if !parts.conversions.enabled() || parts.plain.contains_key(source) {
-            return Ok(None);
+            return None;
         }
-        let converted = parts.catalog.converted(source).await?;
-        if let Some(converted) = converted
+        // Whatever hinders the conversion must not hinder the pull.
+        let hindered = |error| warn_not_converted(target, source, &error);
+        let form = parts.form(source).await.map_err(hindered).unwrap_or(Form::None);
+        let lost = matches!(form, Form::Lost);
+        if let Form::Whole(converted) = form
             && !parts.is_held(source, resolved).await
         {
-            return Ok(Some(converted));
+            return Some(converted);
+        }
+        if lost {
+            // From now on the original is answered, and its hold counts from when the form is whole again.
+            parts.ready_since.invalidate(source).await;
         }
         let held = resolved.original_answered_at.is_some_and(is_recent);
         let begun = parts.deadlines.contains_key(source);
-        if get || (begun && !held) {
-            match self.converted(target, source, get, held).await {
-                Ok(Some(converted)) => return Ok(Some(converted)),
-                Ok(None) => {}
-                // Whatever hinders the conversion must not hinder the pull.
-                Err(error) => warn_not_converted(target, source, &error),
-            }
+        let (start, wait) = (get || lost, (get || begun) && !held);
+        if (start || wait)
+            && let Some(converted) = self.converted(target, source, start, wait).await.map_err(hindered).ok().flatten()
+        {
+            return Some(converted);
         }
-        if parts.plain.contains_key(source) {
-            return Ok(None);
-        }
-        if let Err(error) = parts.record_original(target, tag, resolved).await {
+        if !parts.plain.contains_key(source)
+            && let Err(error) = parts.record_original(target, tag, resolved).await
+        {
             warn_not_converted(target, source, &error);
         }
-        Ok(None)
+        None
     }
 }
 
@@ -250,8 +252,9 @@ impl Parts {
         let deadline = self.deadlines.get_with(source.clone(), async { Instant::now() + self.wait }).await;
         let work = async {
             let Some(image) = self.image(target, manifest).await? else { return Ok(None) };
+            let needed = self.needed(&image).await?;
             let mut progress =
-                if start { self.start_all(target, &image).await? } else { self.progress(&image).await? };
+                if start { self.start_all(target, &needed).await? } else { self.progress(&needed).await? };
             loop {
                 let jobs = match progress {
                     Progress::Running(jobs) => jobs,
@@ -265,7 +268,7 @@ impl Parts {
                 if let Some(longest) = jobs.iter().max_by_key(|job| job.size()) {
                     longest.ended().await;
                 }
-                progress = self.progress(&image).await?;
+                progress = self.progress(&needed).await?;
             }
         };
         match tokio::time::timeout_at(deadline, work).await {
@@ -276,17 +279,18 @@ impl Parts {
 
     /// Converts everything `manifest` names and builds its converted form; takes as long as it takes.
     async fn convert(&self, target: &Target, manifest: &Arc<StoredManifest>) -> Result<(), RegistryError> {
-        if self.whole_form(&manifest.digest).await?.is_some() {
+        if matches!(self.form(&manifest.digest).await?, Form::Whole(_)) {
             return Ok(());
         }
         self.deadlines.get_with(manifest.digest.clone(), async { Instant::now() + self.wait }).await;
         let Some(image) = self.image(target, manifest).await? else { return Ok(()) };
-        let mut progress = self.start_all(target, &image).await?;
+        let needed = self.needed(&image).await?;
+        let mut progress = self.start_all(target, &needed).await?;
         while let Progress::Running(jobs) = progress {
             for job in jobs {
                 job.ended().await;
             }
-            progress = self.progress(&image).await?;
+            progress = self.progress(&needed).await?;
         }
         if matches!(progress, Progress::Ended) {
             self.converted_form(target, &image).await?;
@@ -300,46 +304,6 @@ impl Parts {
             self.plain.insert(manifest.digest.clone(), ()).await;
         }
         Ok(image)
-    }
-
-    /// Starts the conversion of every layer that is not known, the longest first.
-    async fn start_all(&self, target: &Target, image: &Image) -> Result<Progress, RegistryError> {
-        let mut layers: Vec<_> = image.layers().collect();
-        layers.sort_by_key(|layer| std::cmp::Reverse(layer.size));
-        let (mut jobs, mut postponed) = (Vec::new(), false);
-        if layers.iter().any(|layer| self.conversions.failed_lately(&layer.digest)) {
-            return Ok(Progress::GivenUp);
-        }
-        for layer in layers {
-            if !target.remote.is_public() {
-                // A manifest may name what its repository does not hold.
-                self.blobs.check_link(target, &layer.digest).await?;
-            }
-            match self.conversions.ensure(target, layer).await? {
-                LayerState::Converting(job) => jobs.push(job),
-                LayerState::Postponed => postponed = true,
-                LayerState::Ready(_) | LayerState::Unconvertible { .. } | LayerState::LeftAlone => {}
-            }
-        }
-        Ok(match (jobs.is_empty(), postponed) {
-            (false, _) => Progress::Running(jobs),
-            (true, true) => Progress::GivenUp,
-            (true, false) => Progress::Ended,
-        })
-    }
-
-    /// Returns how far the conversions of an image are, starting none: one that failed for a passing
-    /// reason is tried again when the image is next asked for, not in a circle.
-    async fn progress(&self, image: &Image) -> Result<Progress, RegistryError> {
-        let mut jobs = Vec::new();
-        for layer in image.layers() {
-            match self.conversions.look(layer).await? {
-                None | Some(LayerState::Postponed) => return Ok(Progress::GivenUp),
-                Some(LayerState::Converting(job)) => jobs.push(job),
-                Some(LayerState::Ready(_) | LayerState::Unconvertible { .. } | LayerState::LeftAlone) => {}
-            }
-        }
-        Ok(if jobs.is_empty() { Progress::Ended } else { Progress::Running(jobs) })
     }
 
     /// Returns the digest of the one converted form of `image`, building it if need be. All its

@@ -1,6 +1,7 @@
 //! SIGKILL in the middle of the work.
 
 use e2e::web::Pace;
+use e2e::{Fault, Rule};
 
 use crate::layer::tar;
 use crate::push::{Blob, TAR};
@@ -106,5 +107,24 @@ fn a_conversion_goes_on_after_a_kill() {
     let twin = answer.json().unwrap()["layers"][0]["digest"].as_str().unwrap().to_owned();
     let bytes = world.get(&crate::world::blob_path(REPOSITORY, &twin)).body;
     assert_eq!(e2e::digest(&bytes), twin);
+    world.assert_calm();
+}
+
+/// A conversion that never began, for its layer cannot be had, is taken up however often the proxy was started in vain.
+#[test]
+fn starts_in_vain_are_no_attempts() {
+    let layer = Blob::new(TAR, tar(85, 2, 100_000));
+    let mut world = World::start(vec![layer], |options| options.view("estargz").config("[convert]\nwait = \"0s\"\n"));
+    world.stage.relay.add(Rule::new("/blobs/", Fault::Status(503, Vec::new())));
+    assert_eq!(world.get(&format!("/v2/{REPOSITORY}/manifests/latest")).status, 200);
+    world.wait("the conversion", || world.stage.proxy.sql("SELECT count(*) FROM twins").unwrap() == "1");
+    for _ in 0..7 {
+        world.stage.proxy.kill().unwrap();
+        world.stage.proxy.start_again().unwrap();
+    }
+    world.stage.proxy.kill().unwrap();
+    world.stage.relay.clear();
+    world.stage.proxy.start_again().unwrap();
+    world.wait("the twin", || world.stage.proxy.sql("SELECT state, attempts FROM twins").unwrap() == "ready|1");
     world.assert_calm();
 }

@@ -124,11 +124,13 @@ fn a_claim_reaches_no_other_upstream() {
     let manifest = world.get(&manifest_path(repository, "latest"));
     assert_eq!(manifest.header("docker-content-digest"), Some(secret.digest.clone()));
     let layer = &secret.layers[0].digest;
-    assert_eq!(e2e::digest(&world.get(&blob_path(repository, layer)).body), *layer, "its own repository");
-    world.wait_tidy();
     let document = Fault::Document(MANIFEST.to_owned(), manifest.body.to_vec());
     world.stage.relay.add(Rule::new("/v2/team/b/manifests/", document));
     assert_eq!(world.get(&manifest_path(OTHER, "latest")).status, 200, "the claim itself");
+    // Asked for before it is here, and after: neither leaves a link behind.
+    assert_hidden(&world, &blob_path(OTHER, layer));
+    assert_eq!(e2e::digest(&world.get(&blob_path(repository, layer)).body), *layer, "its own repository");
+    world.wait_tidy();
     assert_hidden(&world, &blob_path(OTHER, layer));
     world.assert_calm();
 }

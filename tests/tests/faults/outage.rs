@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -191,7 +192,7 @@ fn a_full_disk_streams_through() {
     assert_eq!(world.series("firstlight_uncached_streams_total"), 3.0);
     world.wait_tidy();
     let hex = world.layer().digest.trim_start_matches("sha256:").to_owned();
-    assert_eq!(world.files(&hex), Vec::<std::path::PathBuf>::new());
+    assert_eq!(world.files(&hex), Vec::<PathBuf>::new());
     assert!(world.upstream() <= 2 * world.layer().size() + 100, "{:#?}", world.requests());
 
     world.stage.relay.add(Rule::new(&hex, Fault::Corrupt(world.layer().size() - 1)));
@@ -228,7 +229,12 @@ fn a_blob_larger_than_the_disk_streams_through() {
     world.assert_calm();
 }
 
-/// Every stored file is lost: each digest answers again, with the same bytes, what was made here after 503 at most.
+/// Returns the files of the store.
+fn stored(world: &World) -> Vec<PathBuf> {
+    world.files("/blobs/").into_iter().chain(world.files("/tocs/")).collect()
+}
+
+/// Every stored file is lost, or cut short: each digest answers again, with the same bytes, what was made here after 503 at most.
 #[test]
 fn what_the_disk_lost_comes_back() {
     let layers = vec![Blob::new(TAR, tar(77, 4, 300_000)), Blob::gzip(&tar(78, 3, 200_000))];
@@ -243,9 +249,17 @@ fn what_the_disk_lost_comes_back() {
     world.wait_tidy();
 
     world.stage.proxy.kill().unwrap();
-    let lost: Vec<_> = world.files("/blobs/").into_iter().chain(world.files("/tocs/")).collect();
+    let lost = stored(&world);
     assert!(lost.len() > 2 + 2 + 2 + 1 + 1, "layers, twins, TOCs, manifests and configs: {lost:?}");
-    lost.iter().for_each(|file| std::fs::remove_file(file).unwrap());
+    let cut = [made[0].clone(), world.layer().digest.clone(), e2e::digest(&shown.body)];
+    for file in &lost {
+        let is_cut = cut.iter().any(|digest| file.to_string_lossy().contains(digest.trim_start_matches("sha256:")));
+        match std::fs::File::options().write(true).open(file) {
+            Ok(open) if is_cut => open.set_len(open.metadata().unwrap().len() - 1).unwrap(),
+            _ => std::fs::remove_file(file).unwrap(),
+        }
+    }
+    assert_eq!(stored(&world).len(), cut.len(), "{lost:#?}");
     world.stage.proxy.start_again().unwrap();
 
     assert_eq!(world.download(Pace::default()).unwrap().digest, world.layer().digest);
@@ -267,16 +281,82 @@ fn what_the_disk_lost_comes_back() {
     again(&form, &e2e::digest(&shown.body));
     again(&tag(), &e2e::digest(&shown.body));
     world.wait_tidy();
-    let digests = |files: &[std::path::PathBuf]| -> BTreeSet<String> {
+    let digests = |files: &[PathBuf]| -> BTreeSet<String> {
         files.iter().map(|file| file.file_stem().unwrap().to_string_lossy().into_owned()).collect()
     };
-    let kept: Vec<_> = world.files("/blobs/").into_iter().chain(world.files("/tocs/")).collect();
+    let mut kept = stored(&world);
+    kept.retain(|file| !lost.contains(file));
     assert!(digests(&lost).is_subset(&digests(&kept)), "{lost:#?}\n{kept:#?}");
     let log = world.stage.proxy.log();
     for digest in made.iter().chain([&world.layer().digest]) {
-        let told = log.lines().filter(|line| line.contains("a stored file is gone") && line.contains(digest)).count();
+        let why = if cut.contains(digest) { "a stored file has another size" } else { "a stored file is gone" };
+        let told = log.lines().filter(|line| line.contains(why) && line.contains(digest)).count();
         assert_eq!(told, 1, "{digest}\n{log}");
     }
+    world.assert_calm();
+}
+
+/// A tag whose converted form was lost, and cannot be built again for now, shows the original. The digest of that form is an answer
+/// that comes back.
+#[test]
+fn a_tag_does_not_wait_for_a_lost_form() {
+    let config = "[convert]\nwait = \"20s\"\n[cache]\ntag_ttl = \"1h\"\n";
+    let layers = vec![Blob::new(TAR, tar(79, 4, 100_000))];
+    let mut world = World::start(layers, |options| options.view("estargz").config(config));
+    let shown = world.get(&tag());
+    assert_eq!(shown.header("firstlight-view").as_deref(), Some("estargz"), "{}", world.stage.proxy.log());
+    let form = format!("/v2/{REPOSITORY}/manifests/{}", e2e::digest(&shown.body));
+    world.wait_tidy();
+
+    world.stage.proxy.kill().unwrap();
+    world.stage.relay.stop();
+    let source = world.image.digest.trim_start_matches("sha256:").to_owned();
+    let lost = stored(&world).into_iter().filter(|file| !file.to_string_lossy().contains(&source));
+    lost.for_each(|file| std::fs::remove_file(file).unwrap());
+    world.stage.proxy.start_again().unwrap();
+    for method in ["HEAD", "GET", "HEAD", "GET"] {
+        let answer = world.send(method, &tag(), &[]);
+        let (view, digest) = (answer.header("firstlight-view"), answer.header("docker-content-digest"));
+        assert_eq!((answer.status.as_u16(), view.as_deref()), (200, Some("original")), "{method}");
+        assert_eq!(digest, Some(world.image.digest.clone()), "{method}");
+    }
+    let gone = world.get(&form);
+    assert_eq!((gone.status.as_u16(), gone.header("retry-after").is_some()), (503, true));
+    assert_eq!(world.stage.relay.seen_at("/manifests/").len(), 1, "the source is here");
+
+    world.stage.relay.resume().unwrap();
+    world.wait("the form", || world.get(&form).status == 200);
+    assert_eq!(world.get(&form).body, shown.body);
+    let held = world.get(&tag());
+    assert_eq!(held.header("firstlight-view").as_deref(), Some("original"), "a moment after the original");
+    world.assert_calm();
+}
+
+/// A lost form is built again under the profile it was made under, although the proxy now has another one.
+#[test]
+fn a_lost_form_keeps_its_profile() {
+    let config = "[convert]\nwait = \"60s\"\n[cache]\ntag_ttl = \"1h\"\n";
+    let layers = vec![Blob::new(TAR, tar(80, 4, 100_000))];
+    let mut world = World::start(layers, |options| options.view("estargz").config(config));
+    let shown = world.get(&tag());
+    assert_eq!(shown.header("firstlight-view").as_deref(), Some("estargz"), "{}", world.stage.proxy.log());
+    let twin = shown.json().unwrap()["layers"][0]["digest"].as_str().unwrap().to_owned();
+    let form = e2e::digest(&shown.body);
+    world.wait_tidy();
+
+    world.stage.proxy.kill().unwrap();
+    let gone = [&twin, &form].map(|digest| digest.trim_start_matches("sha256:"));
+    let lost = stored(&world).into_iter().filter(|file| gone.iter().any(|hex| file.to_string_lossy().contains(hex)));
+    lost.for_each(|file| std::fs::remove_file(file).unwrap());
+    let file = world.stage.proxy.store().with_file_name("firstlight.toml");
+    let text = std::fs::read_to_string(&file).unwrap().replace("[convert]\n", "[convert]\nlevel = 9\n");
+    std::fs::write(&file, text).unwrap();
+    world.stage.proxy.start_again().unwrap();
+    world.wait("the twin", || world.get(&blob_path(REPOSITORY, &twin)).status == 200);
+    world.wait("the form", || world.get(&format!("/v2/{REPOSITORY}/manifests/{form}")).status == 200);
+    assert_eq!(world.get(&tag()).body, shown.body);
+    world.wait_tidy();
+    assert_eq!(world.stage.proxy.sql("SELECT count(DISTINCT profile) FROM twins").unwrap(), "1", "converted anew");
     world.assert_calm();
 }
 

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use api::{Descriptor, Digest, Parsed, Reference, Repository, Twin};
-use blobstore::{BlobStore, FsStore};
+use blobstore::BlobStore;
 use catalog::{Catalog, FillRow, LinkState, TagRow, TwinRow, TwinState};
 
+use crate::app::open_store;
 use crate::choices::{self, StoredTocs};
 use crate::config::{CatalogUrl, Config, Convert};
 use crate::conversions::{self, LayerState};
@@ -47,8 +48,7 @@ impl Known {
             return Ok(None);
         }
         let catalog = Catalog::open(url).await.with_context(|| format!("cannot open the catalog {url}"))?;
-        let store = FsStore::open(&config.storage.path).context("cannot open the blob store")?;
-        let store: Arc<dyn BlobStore> = Arc::new(store);
+        let store = open_store(config).await.context("cannot open the blob store")?;
         let stock = Stock::looked_at(catalog.clone(), Arc::clone(&store));
         let fills = catalog.unfinished_fills().await?.into_iter().map(|fill| (fill.digest.clone(), fill)).collect();
         Ok(Some(Self {

@@ -42,7 +42,7 @@ url = "sqlite:./firstlight-data/catalog.db"
 [convert]
 enabled = true
 wait = "3s"
-level = 6
+level = 5
 chunk_size = "1MiB"
 workers = 0
 platforms = ["linux/amd64"]

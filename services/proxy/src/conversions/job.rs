@@ -166,8 +166,10 @@ impl Conversions {
         let _place = self.place(&source, fill.as_deref()).await;
         let begun = Instant::now();
         let size = convert::Source::size(&source);
-        self.fills.check_room(size).await.map_err(Arc::new)?;
+        self.fills.check_room(size, false).await.map_err(Arc::new)?;
         let drafts = Arc::new(Drafts::new(&self.folder, digest));
+        // Here and not earlier: only what the converter does can be the layer's fault.
+        self.catalog.attempt_conversion(digest, &job.profile.id()).await?;
         let result = self.on_thread(source, &drafts, job.profile).await;
         if let Some(fill) = &fill {
             // Whatever the converter thinks of the bytes counts only if they are the right ones.
@@ -213,7 +215,7 @@ impl Conversions {
         for digest in [&twin.digest, &twin.toc_digest] {
             // A row that stands in the way of the new bytes must have some itself.
             if let Some(row) = self.catalog.blob(digest).await? {
-                self.stock.open(digest, &row.key).await?;
+                self.stock.open(&row).await?;
             }
         }
         let (profile, key, toc) = (job.profile.id(), key.to_string(), toc_key.to_string());
@@ -241,14 +243,14 @@ impl Conversions {
 
     async fn source(&self, target: &Target, digest: &Digest) -> Result<(LayerSource, Option<Arc<Fill>>), JobError> {
         if let Some(row) = self.catalog.blob(digest).await?
-            && let Some(blob) = self.stock.open(digest, &row.key).await?
+            && let Some(blob) = self.stock.open(&row).await?
         {
             return Ok((LayerSource::Stored(blob), None));
         }
         match self.fills.join(&target.remote.client, &target.repository, digest).await? {
             Joined::Running(fill) => Ok((LayerSource::Filling(Arc::clone(&fill)), Some(fill))),
             Joined::Stored(row) => {
-                let blob = self.stock.open(digest, &row.key).await?.ok_or(JobError::SourceNotStored)?;
+                let blob = self.stock.open(&row).await?.ok_or(JobError::SourceNotStored)?;
                 Ok((LayerSource::Stored(blob), None))
             }
         }

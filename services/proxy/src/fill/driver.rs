@@ -133,13 +133,24 @@ impl Fill {
         let mut last_total = self.spool.have().total();
         let mut journal = tokio::time::interval(JOURNAL_EVERY);
         let mut changes = self.spool.subscribe();
-        let mut share = pin!(self.standing.share());
+        let mut share = pin!(self.standing.turn());
+        let mut yielding = None;
         while !self.spool.is_complete() || !running.is_empty() {
             let may_start = flow.may_start(running.len()) && self.spool.has_unclaimed();
+            if !may_start {
+                // Who has nothing to ask for does not yield: patience begins when it has.
+                share.set(self.standing.turn());
+            }
+            // A fill of which something still arrives does not stand still yet.
+            if !may_start || !running.is_empty() {
+                yielding = None;
+            } else if yielding.is_none() {
+                yielding = self.standing.yielding();
+            }
             tokio::select! {
                 granted = &mut share, if may_start => {
                     self.start_next(&mut running, &flow, granted);
-                    share.set(self.standing.share());
+                    share.set(self.standing.turn());
                 }
                 Some(ended) = running.join_next(), if !running.is_empty() => {
                     if let Err(error) = ended.unwrap_or_else(|e| Err(self.spool_error(std::io::Error::other(e)))) {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::pace;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Yielding};
 
 /// The unasked fills of one upstream that may be open at the same time; further ones wait for a place
 /// as long as it takes. They are places of their own, so that fills which yield keep no client out.
@@ -105,6 +105,11 @@ impl Standing {
         self.change(State::Over);
     }
 
+    /// Tells whether a client waits for the fill.
+    pub(super) fn is_wanted(&self) -> bool {
+        *self.state() == State::Wanted
+    }
+
     fn change(&self, to: State) {
         self.lane.wanted.send_if_modified(|wanted| {
             let mut state = self.state();
@@ -131,13 +136,21 @@ impl Standing {
         wanted == 0 || *self.state() != State::Unasked
     }
 
+    /// Counts the fill as one that yields, until what this returns is dropped; `None` where nothing keeps
+    /// it from going on.
+    pub(super) fn yielding(&self) -> Option<Yielding<'_>> {
+        (!self.is_clear(*self.lane.wanted.borrow())).then(|| self.metrics.yielding())
+    }
+
+    /// Waits for the fill's turn as [`Standing::turn`] does, and counts it as one that yields meanwhile.
+    pub(super) async fn share(&self) -> Share {
+        let _yielding = self.yielding();
+        self.turn().await
+    }
+
     /// Waits for the fill's turn to ask its upstream for bytes, at most [`PATIENCE`], and returns how
     /// many it may ask for.
-    pub(super) async fn share(&self) -> Share {
-        if self.is_clear(*self.lane.wanted.borrow()) {
-            return Share::Full;
-        }
-        let _yielding = self.metrics.yielding();
+    pub(super) async fn turn(&self) -> Share {
         match tokio::time::timeout(PATIENCE, self.cleared()).await {
             Ok(()) => Share::Full,
             Err(_elapsed) => Share::Smallest,
@@ -198,6 +211,30 @@ mod tests {
         other.want();
         assert_eq!(poll!(&mut share), Poll::Ready(Share::Full));
         assert_eq!(poll!(&mut cleared), Poll::Ready(()));
+    }
+
+    #[tokio::test]
+    async fn only_who_stands_still_is_counted() {
+        let lanes = lanes();
+        let (wanted, unasked) = (lanes.enter("docker.io"), lanes.enter("docker.io"));
+        let counted = || lanes.metrics.render().contains("fills_yielding 1");
+        assert!(unasked.yielding().is_none() && !counted(), "nobody is wanted yet");
+        wanted.want();
+        let mut turn = pin!(unasked.turn());
+        assert_eq!(poll!(&mut turn), Poll::Pending);
+        assert!(!counted(), "something of it may still arrive");
+        let yielding = unasked.yielding();
+        assert!(yielding.is_some() && counted());
+        drop(yielding);
+        {
+            let mut share = pin!(unasked.share());
+            assert_eq!(poll!(&mut share), Poll::Pending);
+            assert!(counted());
+        }
+        assert!(!counted());
+        wanted.end();
+        assert_eq!(poll!(&mut turn), Poll::Ready(Share::Full));
+        assert!(unasked.yielding().is_none());
     }
 
     #[tokio::test(start_paused = true)]

@@ -215,7 +215,7 @@ impl Fills {
             (None, Some((size, _))) => *size,
             (None, None) => 0,
         };
-        self.check_room(size).await?;
+        self.check_room(size, standing.is_wanted()).await?;
         self.catalog.begin_fill(digest, repository, size).await?;
         let have = left.filter(|(was, _)| *was == size).map_or_else(Intervals::default, |(_, have)| have);
         let ranges = first.as_ref().is_none_or(|answer| answer.range.is_some());
@@ -249,15 +249,17 @@ impl Fills {
         place.await.ok().and_then(Result::ok).ok_or(FillError::NoRoom)
     }
 
-    /// Checks that the disk has room for `size` more bytes beside what the running fills will take.
+    /// Checks that the disk has room for `size` more bytes beside what the running fills will take. What a client waits
+    /// for does not stand back behind fills that none waits for: they may take hours.
     ///
     /// # Errors
     /// [`FillError::NoRoom`] when it has not.
-    pub(crate) async fn check_room(&self, size: u64) -> Result<(), FillError> {
+    pub(crate) async fn check_room(&self, size: u64, is_wanted: bool) -> Result<(), FillError> {
         let promised: u64 = self
             .running()
             .values()
             .filter_map(|slot| slot.fill())
+            .filter(|fill| !is_wanted || fill.standing.is_wanted())
             .map(|fill| fill.size().saturating_sub(fill.spool.have().total()))
             .fold(0, u64::saturating_add);
         self.room.check(size.saturating_add(promised)).await

@@ -30,7 +30,10 @@ pub(crate) async fn answer(
     if not_modified(headers, digest) {
         return Ok(head(StatusCode::NOT_MODIFIED, digest, None));
     }
-    if app.blobs.is_absent(target, digest).await? && app.remake(target, digest).await? {
+    if app.blobs.is_absent(target, digest).await?
+        && app.catalog.is_lost(digest).await?
+        && app.remake(target, digest).await?
+    {
         return Err(RegistryError::lost());
     }
     if method == Method::HEAD {

@@ -37,7 +37,7 @@ pub(crate) async fn answer(
             let resolved = app.pull.tag(target, tag, method == Method::GET).await?;
             let choice = match view {
                 View::Original => None,
-                View::Estargz => app.views.choose(target, tag, &resolved, method == Method::GET).await?,
+                View::Estargz => app.views.choose(target, tag, &resolved, method == Method::GET).await,
             };
             let shown = choice.as_ref().unwrap_or(&resolved.digest);
             if method == Method::HEAD

@@ -8,11 +8,11 @@ use blobstore::{BlobKey, Generation};
 use bytes::Bytes;
 use catalog::{BlobRow, ManifestRow};
 
-use super::{Built, Parts};
+use super::{Built, Form, Parts};
 use crate::blobs::Found;
 use crate::body::BlobBody;
 use crate::choices::{self, StoredTocs};
-use crate::conversions::LayerState;
+use crate::conversions::{KnownProfile, LayerState};
 use crate::error::RegistryError;
 use crate::fill::FillReader;
 use crate::image::Image;
@@ -32,21 +32,35 @@ impl Parts {
         }
     }
 
-    /// Returns the converted form of `source`, if there is one and none of its bytes were lost.
-    pub(super) async fn whole_form(&self, source: &Digest) -> Result<Option<Digest>, RegistryError> {
-        let Some(converted) = self.catalog.converted(source).await? else { return Ok(None) };
-        let Some(manifest) = self.pull.stored(&converted).await? else { return Ok(None) };
-        let whole = match &manifest.parsed {
+    /// Returns what there is of the converted form of `source`.
+    pub(super) async fn form(&self, source: &Digest) -> Result<Form, RegistryError> {
+        let Some(converted) = self.catalog.converted(source).await? else { return Ok(Form::None) };
+        Ok(if self.is_whole(&converted).await? { Form::Whole(converted) } else { Form::Lost })
+    }
+
+    async fn is_whole(&self, converted: &Digest) -> Result<bool, RegistryError> {
+        let Some(manifest) = self.pull.stored(converted).await? else { return Ok(false) };
+        Ok(match &manifest.parsed {
             Parsed::Manifest(image) => self.blobs.stored(&image.config.digest).await?.is_some(),
             Parsed::Index(_) | Parsed::Opaque(_) => true,
-        };
-        Ok(whole.then_some(converted))
+        })
     }
 
     /// Returns the profile that the converted form of `source` is made under: one whose bytes were lost keeps its own.
-    async fn profile_of(&self, source: &Digest) -> Result<String, RegistryError> {
-        let recorded = self.catalog.converted_profile(source).await?;
-        Ok(recorded.unwrap_or_else(|| self.conversions.profile_id().to_owned()))
+    pub(super) async fn profile_of(&self, source: &Digest) -> Result<KnownProfile, RegistryError> {
+        Ok(match self.catalog.converted_profile(source).await? {
+            Some(id) => self.conversions.known_profile(id).await?,
+            None => self.conversions.profile().clone(),
+        })
+    }
+
+    /// Returns what comes of building the form of `source`, where that can be told before.
+    async fn built_before(&self, source: &Digest) -> Result<Option<Built>, RegistryError> {
+        Ok(match self.form(source).await? {
+            Form::Whole(converted) => Some(Built::Converted(converted)),
+            Form::Lost if self.unmakeable.contains_key(source) => Some(Built::NotYet),
+            Form::Lost | Form::None => None,
+        })
     }
 
     async fn build_index(
@@ -55,8 +69,8 @@ impl Parts {
         source: &Arc<StoredManifest>,
         images: &[Arc<StoredManifest>],
     ) -> Result<Built, RegistryError> {
-        if let Some(converted) = self.whole_form(&source.digest).await? {
-            return Ok(Built::Converted(converted));
+        if let Some(built) = self.built_before(&source.digest).await? {
+            return Ok(built);
         }
         let mut children = Vec::new();
         for image in images {
@@ -71,23 +85,23 @@ impl Parts {
             }
         }
         let profile = self.profile_of(&source.digest).await?;
-        let made = match rewrite::index(&document(source), &children, &profile) {
+        let made = match rewrite::index(&document(source), &children, profile.id()) {
             Ok(bytes) => Bytes::from(bytes),
             Err(error) => return Ok(served_as_it_is(source, &error)),
         };
         let row = self.store_manifest(&made, MediaType::OciIndex).await?;
-        self.commit(&source.digest, &profile, &row, None, &made).await.map(Built::Converted)
+        self.commit(&source.digest, profile.id(), &row, None, &made).await
     }
 
     async fn build_image(&self, target: &Target, source: &Arc<StoredManifest>) -> Result<Built, RegistryError> {
-        if let Some(converted) = self.whole_form(&source.digest).await? {
-            return Ok(Built::Converted(converted));
+        if let Some(built) = self.built_before(&source.digest).await? {
+            return Ok(built);
         }
         let profile = self.profile_of(&source.digest).await?;
         let Parsed::Manifest(manifest) = &source.parsed else { return Ok(Built::Plain) };
         let mut states = Vec::with_capacity(manifest.layers.len());
         for layer in &manifest.layers {
-            match self.conversions.look_under(layer, &profile).await? {
+            match self.conversions.look(layer, &profile).await? {
                 // The converted form is answered for ever, so it is made of certainties only.
                 None | Some(LayerState::Converting(_) | LayerState::Postponed) => return Ok(Built::NotYet),
                 Some(state) => states.push(state),
@@ -95,7 +109,7 @@ impl Parts {
         }
         let choices = self.choices(&states).await?;
         let config = self.read_config(target, &manifest.config).await?;
-        let made = match rewrite::image(&document(source), &config, &choices, &profile) {
+        let made = match rewrite::image(&document(source), &config, &choices, profile.id()) {
             Ok(made) => made,
             Err(error) => return Ok(served_as_it_is(source, &error)),
         };
@@ -103,7 +117,7 @@ impl Parts {
         let (manifest, config) = (Bytes::from(manifest), Bytes::from(config));
         let config_row = self.store_blob(&config).await?;
         let row = self.store_manifest(&manifest, MediaType::OciManifest).await?;
-        self.commit(&source.digest, &profile, &row, Some(&config_row), &manifest).await.map(Built::Converted)
+        self.commit(&source.digest, profile.id(), &row, Some(&config_row), &manifest).await
     }
 
     /// Decides for each layer, lowest first, whether its twin takes its place.
@@ -150,7 +164,8 @@ impl Parts {
         Ok(ManifestRow { digest, media_type, size, key })
     }
 
-    /// Makes a converted manifest the answer for good, unless another one is already.
+    /// Makes a converted manifest the answer for good, unless another one is already. Where that one is lost, nothing made
+    /// here brings it back.
     async fn commit(
         &self,
         source: &Digest,
@@ -158,7 +173,7 @@ impl Parts {
         row: &ManifestRow,
         config: Option<&BlobRow>,
         bytes: &Bytes,
-    ) -> Result<Digest, RegistryError> {
+    ) -> Result<Built, RegistryError> {
         let parsed = Parsed::parse(bytes, &row.media_type).map_err(|error| RegistryError::internal(&error))?;
         let children: Vec<Digest> = parsed.children().into_iter().map(|child| child.digest.clone()).collect();
         let winner = self.catalog.commit_converted(source, profile, row, config, &children).await?;
@@ -166,7 +181,15 @@ impl Parts {
         if let Some(config) = config {
             self.delete_unless_kept(&config.digest, &config.key).await?;
         }
-        Ok(winner)
+        if winner != row.digest && !self.is_whole(&winner).await? {
+            tracing::error!(
+                manifest.digest = %source, recorded.digest = %winner, made.digest = %row.digest,
+                "a lost converted manifest comes out as another one and stays lost: restore its files, or the configuration it was made under"
+            );
+            self.unmakeable.insert(source.clone(), ()).await;
+            return Ok(Built::NotYet);
+        }
+        Ok(Built::Converted(winner))
     }
 
     /// Removes bytes that were written but lost to an earlier row.
