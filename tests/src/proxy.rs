@@ -59,6 +59,11 @@ impl ProxyOptions {
         Self { config: config.to_owned(), ..self }
     }
 
+    /// Sets the catalog's URL, in place of an SQLite file beside the store; then [`Proxy::sql`] does not work.
+    pub fn catalog(self, url: &str) -> Self {
+        self.env("FIRSTLIGHT_CATALOG_URL", url)
+    }
+
     /// Sets a variable of the environment.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
