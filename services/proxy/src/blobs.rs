@@ -57,20 +57,20 @@ impl Blobs {
         &self.fills
     }
 
-    /// Checks that `target` holds `digest`, asking its upstream where no link says so. A digest that a manifest names,
-    /// and of which nothing is here, passes too: its bytes will come from that upstream, or not at all.
+    /// Checks that `target` holds `digest`, asking its upstream where no link says so, and returns true. Returns false for
+    /// a digest that a manifest names and of which nothing is here: its bytes will come from that upstream, or not at all.
     ///
     /// # Errors
     /// 404 when the upstream does not have it there; its outage otherwise.
-    pub(crate) async fn check_link(&self, target: &Target, digest: &Digest) -> Result<(), RegistryError> {
+    pub(crate) async fn check_link(&self, target: &Target, digest: &Digest) -> Result<bool, RegistryError> {
         self.check(target, digest, false).await
     }
 
     /// Checks as [`Self::check_link`] does, of bytes that are here: whoever they came from, a name alone opens nothing.
-    async fn check(&self, target: &Target, digest: &Digest, is_here: bool) -> Result<(), RegistryError> {
+    async fn check(&self, target: &Target, digest: &Digest, is_here: bool) -> Result<bool, RegistryError> {
         let key = (target.repository.clone(), digest.clone());
         if self.linked.contains_key(&key) {
-            return Ok(());
+            return Ok(true);
         }
         let link = self.catalog.link_of(&target.repository, digest).await?;
         let decided_by = &link.decided_by;
@@ -81,12 +81,12 @@ impl Blobs {
             }
             // No link yet: absence proves nothing, and what comes from elsewhere meanwhile is not this repository's.
             LinkState::Named if target.remote.is_public() && !is_here && self.is_cold(digest, decided_by).await? => {
-                return Ok(());
+                return Ok(false);
             }
             LinkState::Named | LinkState::None => self.ask_upstream(target, decided_by).await?,
         }
         self.linked.insert(key, ()).await;
-        Ok(())
+        Ok(true)
     }
 
     /// Tells whether nothing of `digest` is stored, which is what decides about itself (and no source of it).

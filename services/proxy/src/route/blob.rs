@@ -26,8 +26,12 @@ pub(crate) async fn answer(
     method: &Method,
     headers: &HeaderMap,
 ) -> Result<Response<Body>, RegistryError> {
-    app.blobs.check_link(target, digest).await?;
+    let is_linked = app.blobs.check_link(target, digest).await?;
     if not_modified(headers, digest) {
+        if !is_linked {
+            // Not even this is said of what the upstream may not have.
+            app.blobs.size(target, digest).await?;
+        }
         return Ok(head(StatusCode::NOT_MODIFIED, digest, None));
     }
     if app.blobs.is_absent(target, digest).await?
