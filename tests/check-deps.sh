@@ -26,7 +26,7 @@ allowed() {
         catalog) echo api e2e ;;
         estargz | upstream) echo api ;;
         convert) echo api estargz ;;
-        firstlight) echo api blobstore catalog convert estargz telemetry upstream ;;
+        firstlight) echo api blobstore catalog convert e2e estargz telemetry upstream ;;
         firstlight-snapshotter) echo api estargz telemetry upstream ;;
         e2e) echo api estargz ;;
         bench) echo api e2e ;;

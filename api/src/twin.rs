@@ -70,11 +70,13 @@ pub enum UnconvertibleReason {
     Foreign,
     /// A limit was passed (entries, plain bytes, ratio, path length, xattr bytes, wall clock).
     Limit,
+    /// Its conversion never ended: every process that tried died of it.
+    Poisoned,
 }
 
 impl UnconvertibleReason {
     /// Every reason.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::NotUtf8,
         Self::Sparse,
         Self::HardlinkCycle,
@@ -84,6 +86,7 @@ impl UnconvertibleReason {
         Self::Encrypted,
         Self::Foreign,
         Self::Limit,
+        Self::Poisoned,
     ];
 
     /// Returns the name used in SQL, JSON, logs and metrics.
@@ -98,6 +101,7 @@ impl UnconvertibleReason {
             Self::Encrypted => "encrypted",
             Self::Foreign => "foreign",
             Self::Limit => "limit",
+            Self::Poisoned => "poisoned",
         }
     }
 }

@@ -1,14 +1,18 @@
 //! Real clients and real servers against the real program.
 //!
-//! A test builds a [`Stage`] (registry, fault relay, proxy) on a [`Node`] (this machine, or a namespace of its own), starts the
+//! A test builds a [`Stage`] (registry, fault relay, proxy; in its place may be a [`Fleet`]) on a [`Node`] (this machine, or a namespace of its own), starts the
 //! clients it needs ([`Docker`], [`Containerd`], [`Podman`], [`Skopeo`]) and lets everything fall out of scope: processes, mounts,
 //! namespaces and files go with it, and a [`Scratch`] that cannot be emptied fails the test.
 
 mod authority;
+mod backing;
+mod balancer;
 mod cgroup;
 mod client;
 mod containerd;
 mod docker;
+mod fleet;
+mod front;
 mod images;
 mod node;
 mod podman;
@@ -29,9 +33,12 @@ pub mod wait;
 pub mod web;
 
 pub use authority::Authority;
+pub use backing::Backing;
 pub use client::{Client, Transport};
 pub use containerd::Containerd;
 pub use docker::Docker;
+pub use fleet::Fleet;
+pub use front::Front;
 pub use images::Images;
 pub use node::{Namespace, Node};
 pub use podman::Podman;
@@ -45,7 +52,7 @@ pub use scratch::Scratch;
 pub use seaweed::Seaweed;
 pub use skip::{is_root, skip};
 pub use skopeo::Skopeo;
-pub use stage::Stage;
+pub use stage::{Served, Stage, Staged};
 pub use tree::Tree;
 pub use tunnel::Tunnel;
 

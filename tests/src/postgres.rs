@@ -107,7 +107,7 @@ impl Postgres {
     pub fn database(&self) -> Result<String> {
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
         self.sql("postgres", &format!("CREATE DATABASE {name}"))?;
-        Ok(format!("postgres://{}:{}@127.0.0.1:{}/{name}", USER.0, USER.1, self.port))
+        Ok(self.url(&name))
     }
 
     /// Runs statements in a database (a name, or a URL of [`Postgres::database`]) and returns the rows, a line each.
@@ -115,11 +115,17 @@ impl Postgres {
     /// # Errors
     /// The server refused.
     pub fn sql(&self, database: &str, statements: &str) -> Result<String> {
-        let mut psql = Command::new(self.programs.join("psql"));
-        psql.args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1"]);
-        psql.args(["--host=127.0.0.1", "--username", USER.0, "--port", &self.port.to_string()]);
-        psql.args(["--dbname", database.rsplit('/').next().unwrap_or_default(), "--command", statements]);
-        run(psql.env("PGPASSWORD", USER.1).current_dir("/"))
+        let name = database.rsplit('/').next().unwrap_or_default();
+        sql(&self.url(name), statements)
+    }
+
+    /// Returns the address it listens on.
+    pub fn at(&self) -> SocketAddrV4 {
+        SocketAddrV4::new(Ipv4Addr::LOCALHOST, self.port)
+    }
+
+    fn url(&self, database: &str) -> String {
+        format!("postgres://{}:{}@{}/{database}", USER.0, USER.1, self.at())
     }
 
     /// Stops the server as an administrator does who does not wait for clients: their connections are cut.
@@ -156,7 +162,7 @@ impl Postgres {
         }
         let mut server = Server::start(command, &log)?;
         let ready = self.programs.join("pg_isready");
-        let at = SocketAddrV4::new(Ipv4Addr::LOCALHOST, self.port);
+        let at = self.at();
         server.proc.ready(|| {
             let mut ready = Command::new(&ready);
             ready.args(["--quiet", "--host", &at.ip().to_string(), "--port", &at.port().to_string()]);
@@ -181,6 +187,13 @@ impl Drop for Postgres {
         // What cannot be stopped gently is killed with its `Proc`.
         let _ = self.stop();
     }
+}
+
+/// Runs statements in the database of a URL and returns the rows, a line each, their columns separated by `|`.
+pub(crate) fn sql(url: &str, statements: &str) -> Result<String> {
+    let mut psql = Command::new(programs()?.join("psql"));
+    psql.args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1"]);
+    run(psql.args(["--dbname", url, "--command", statements]).current_dir("/"))
 }
 
 impl Server {

@@ -1,20 +1,20 @@
 //! The program under test: `firstlight serve`.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::SocketAddrV4;
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
-use crate::web::{self, Answer};
-use crate::{Node, Proc, Scratch, node, run, wait};
+use crate::front::{Front, Replica};
+use crate::{Node, Proc, Scratch, node, postgres, run, web};
 
-/// How long the conversion of a test image may take.
-const CONVERSION: Duration = Duration::from_secs(300);
+/// The variable that names the catalog.
+const CATALOG_URL: &str = "FIRSTLIGHT_CATALOG_URL";
 
 /// How a proxy is started.
 #[derive(Clone, Debug)]
@@ -59,9 +59,9 @@ impl ProxyOptions {
         Self { config: config.to_owned(), ..self }
     }
 
-    /// Sets the catalog's URL, in place of an SQLite file beside the store; then [`Proxy::sql`] does not work.
+    /// Sets the catalog's URL, in place of an SQLite file beside the store.
     pub fn catalog(self, url: &str) -> Self {
-        self.env("FIRSTLIGHT_CATALOG_URL", url)
+        self.env(CATALOG_URL, url)
     }
 
     /// Sets a variable of the environment.
@@ -69,18 +69,29 @@ impl ProxyOptions {
         self.env.push((name.to_owned(), value.to_owned()));
         self
     }
+
+    /// Returns the catalog's URL, if it was set.
+    fn catalog_url(&self) -> Option<&str> {
+        let set = self.env.iter().rfind(|(name, _)| name == CATALOG_URL);
+        set.map(|(_, url)| url.as_str())
+    }
 }
 
 /// A running proxy with its own store and free ports.
 #[derive(Debug)]
 pub struct Proxy {
+    front: Front,
     proc: Proc,
-    at: SocketAddrV4,
-    mirror_at: SocketAddrV4,
-    admin_at: SocketAddrV4,
     options: ProxyOptions,
-    node: Node,
     scratch: Scratch,
+}
+
+impl Deref for Proxy {
+    type Target = Front;
+
+    fn deref(&self) -> &Front {
+        &self.front
+    }
 }
 
 impl Proxy {
@@ -92,35 +103,28 @@ impl Proxy {
         let scratch = Scratch::new()?;
         let mut at = node::free_address(node);
         at.set_port(options.port.unwrap_or(at.port()));
-        let (mirror_at, admin_at) = (node::free_address(node), node::free_address(node));
+        let replica = Replica {
+            at,
+            mirror_at: node::free_address(node),
+            admin_at: node::free_address(node),
+            store: scratch.folder("data")?,
+            log: scratch.join("firstlight.log"),
+            is_away: Arc::default(),
+        };
+        let front = Front { node: node.clone(), at, mirror_at: replica.mirror_at, replicas: vec![replica] };
         scratch.write("firstlight.toml", &config(&options))?;
-        let proc = launch(node, &scratch, &options, [at, mirror_at, admin_at])?;
-        Ok(Self { proc, at, mirror_at, admin_at, options, node: node.clone(), scratch })
-    }
-
-    /// Returns the address of the main listener.
-    pub fn at(&self) -> SocketAddrV4 {
-        self.at
-    }
-
-    /// Returns the address of the mirror listener.
-    pub fn mirror_at(&self) -> SocketAddrV4 {
-        self.mirror_at
+        let proc = launch(&front, &scratch, &options)?;
+        Ok(Self { front, proc, options, scratch })
     }
 
     /// Returns the address of health and metrics.
     pub fn admin_at(&self) -> SocketAddrV4 {
-        self.admin_at
+        self.front.replicas[0].admin_at
     }
 
     /// Returns the folder of its store and spool.
     pub fn store(&self) -> PathBuf {
-        self.scratch.join("data")
-    }
-
-    /// Returns what it logged so far.
-    pub fn log(&self) -> String {
-        self.proc.log()
+        self.front.replicas[0].store.clone()
     }
 
     /// Returns the process.
@@ -145,72 +149,38 @@ impl Proxy {
         self.proc.signal(Signal::KILL)
     }
 
+    /// Stops it where it is (SIGSTOP), as a machine that hangs; [`Proxy::thaw`] lets it go on.
+    ///
+    /// # Errors
+    /// It was not running.
+    pub fn freeze(&self) -> Result<()> {
+        self.proc.signal(Signal::STOP)
+    }
+
+    /// Lets it go on after [`Proxy::freeze`].
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn thaw(&self) -> Result<()> {
+        self.proc.signal(Signal::CONT)
+    }
+
     /// Starts it again on the same store and ports after [`Proxy::kill`].
     ///
     /// # Errors
     /// It is not ready after a minute.
     pub fn start_again(&mut self) -> Result<()> {
         self.proc.stop()?;
-        self.proc = launch(&self.node, &self.scratch, &self.options, [self.at, self.mirror_at, self.admin_at])?;
+        self.proc = launch(&self.front, &self.scratch, &self.options)?;
         Ok(())
     }
 
-    /// Sends a request to the main listener, in plain HTTP.
+    /// Runs another command of the program with the proxy's configuration and returns what it printed.
     ///
     /// # Errors
-    /// No whole answer came.
-    pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Result<Answer> {
-        let headers: Vec<_> = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        web::request(&self.node, self.at, method, path, &headers)
-    }
-
-    /// Returns the value of each metric; the key is the name with its labels, as printed.
-    ///
-    /// # Errors
-    /// The admin listener did not answer.
-    pub fn metrics(&self) -> Result<BTreeMap<String, f64>> {
-        let text = web::request(&self.node, self.admin_at, "GET", "/metrics", &[])?.text();
-        let lines = text.lines().filter(|line| !line.starts_with('#'));
-        let pairs = lines.filter_map(|line| line.rsplit_once(' '));
-        Ok(pairs.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect())
-    }
-
-    /// Returns the sum of a metric over all its labels; 0 when it is not there.
-    ///
-    /// # Errors
-    /// The admin listener did not answer.
-    pub fn metric(&self, name: &str) -> Result<f64> {
-        let is_it = |key: &str| key.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('{'));
-        Ok(self.metrics()?.iter().filter(|(key, _)| is_it(key)).map(|(_, value)| value).sum())
-    }
-
-    /// Has an image converted and returns the digest that its tag shows then.
-    ///
-    /// Everything is first asked for by digest, because a tag that was once answered with the original keeps that for a while.
-    ///
-    /// # Errors
-    /// The proxy refused, or the tag does not show the estargz view after `convert.wait`.
-    pub fn convert(&self, repository: &str, tag: &str, source: &str) -> Result<String> {
-        let headers = [("accept", web::MANIFEST_TYPES), ("firstlight-view", "estargz")];
-        let manifest = self.request("GET", &format!("/v2/{repository}/manifests/{source}"), &headers)?.json()?;
-        for layer in manifest["layers"].as_array().context("no layers")? {
-            let digest = layer["digest"].as_str().context("no digest")?;
-            let answer = self.request("GET", &format!("/v2/{repository}/blobs/{digest}"), &[])?;
-            ensure!(answer.status.is_success(), "{digest}: {} {}", answer.status, answer.text());
-        }
-        wait::until("conversion", CONVERSION, || {
-            Ok((self.metric("firstlight_conversions_running")? == 0.0).then_some(()))
-        })?;
-        let answer = self.request("GET", &format!("/v2/{repository}/manifests/{tag}"), &headers)?;
-        let view = answer.header("firstlight-view").unwrap_or_default();
-        ensure!(view == "estargz", "{} in view {view:?}\n{}\n{}", answer.status, answer.text(), self.log());
-        let failed: Vec<_> = self
-            .metrics()?
-            .into_keys()
-            .filter(|key| key.starts_with("firstlight_conversions_total") && !key.contains("ready"))
-            .collect();
-        ensure!(failed.is_empty(), "{failed:?}\n{}", self.log());
-        answer.header("docker-content-digest").context("no digest")
+    /// It failed; the error carries both its outputs.
+    pub fn run(&self, arguments: &[&str]) -> Result<String> {
+        run(command(&self.front, &self.scratch, &self.options)?.args(arguments))
     }
 
     /// Runs SQL on the catalog, whether the proxy runs or not, and returns the rows, their columns separated by `|`.
@@ -218,20 +188,12 @@ impl Proxy {
     /// # Errors
     /// The statement is wrong, or the catalog was locked for five seconds.
     pub fn sql(&self, statement: &str) -> Result<String> {
+        if let Some(url) = self.options.catalog_url() {
+            return postgres::sql(url, statement);
+        }
         let mut command = Command::new("sqlite3");
         command.args(["-bail", "-cmd", ".timeout 5000"]).arg(self.store().join("catalog.db"));
         run(command.arg(statement))
-    }
-
-    /// Returns the digest and the view of a tag as a HEAD tells them.
-    ///
-    /// # Errors
-    /// The proxy refused.
-    pub fn tag(&self, repository: &str, tag: &str) -> Result<(String, String)> {
-        let path = format!("/v2/{repository}/manifests/{tag}");
-        let answer = self.request("HEAD", &path, &[("accept", web::MANIFEST_TYPES)])?;
-        let digest = answer.header("docker-content-digest").with_context(|| format!("{path}: {}", answer.status))?;
-        Ok((digest, answer.header("firstlight-view").unwrap_or_default()))
     }
 }
 
@@ -259,25 +221,33 @@ pub fn program() -> Result<PathBuf> {
     Ok(program)
 }
 
-fn launch(node: &Node, scratch: &Scratch, options: &ProxyOptions, at: [SocketAddrV4; 3]) -> Result<Proc> {
-    let program = program()?;
-    let [main, mirror, admin] = at;
-    let data = scratch.folder("data")?;
-    let mut command = node.command(&program.display().to_string());
+fn launch(front: &Front, scratch: &Scratch, options: &ProxyOptions) -> Result<Proc> {
+    let replica = &front.replicas[0];
+    let mut command = command(front, scratch, options)?;
+    command.arg("serve");
+    let mut proc = Proc::start(&command, &replica.log)?;
+    proc.ready(|| {
+        let answer = web::request(&front.node, replica.admin_at, "GET", "/readyz", &[]);
+        answer.is_ok_and(|answer| answer.status.is_success())
+    })?;
+    Ok(proc)
+}
+
+/// Returns the program with a proxy's configuration.
+fn command(front: &Front, scratch: &Scratch, options: &ProxyOptions) -> Result<Command> {
+    let (program, replica) = (program()?, &front.replicas[0]);
+    let mut command = front.node.command(&program.display().to_string());
     command
-        .arg("serve")
         .env("FIRSTLIGHT_CONFIG", scratch.join("firstlight.toml"))
-        .env("FIRSTLIGHT_SERVER_LISTEN", main.to_string())
-        .env("FIRSTLIGHT_SERVER_MIRROR_LISTEN", mirror.to_string())
-        .env("FIRSTLIGHT_SERVER_ADMIN_LISTEN", admin.to_string())
-        .env("FIRSTLIGHT_STORAGE_PATH", &data)
-        .env("FIRSTLIGHT_CATALOG_URL", format!("sqlite:{}", data.join("catalog.db").display()))
+        .env("FIRSTLIGHT_SERVER_LISTEN", replica.at.to_string())
+        .env("FIRSTLIGHT_SERVER_MIRROR_LISTEN", replica.mirror_at.to_string())
+        .env("FIRSTLIGHT_SERVER_ADMIN_LISTEN", replica.admin_at.to_string())
+        .env("FIRSTLIGHT_STORAGE_PATH", &replica.store)
+        .env(CATALOG_URL, format!("sqlite:{}", replica.store.join("catalog.db").display()))
         .envs(options.env.iter().cloned())
         .current_dir(scratch.path());
     if let Some((certificate, key)) = &options.tls {
         command.env("FIRSTLIGHT_SERVER_TLS_CERT", certificate).env("FIRSTLIGHT_SERVER_TLS_KEY", key);
     }
-    let mut proc = Proc::start(&command, &scratch.join("firstlight.log"))?;
-    proc.ready(|| web::request(node, admin, "GET", "/readyz", &[]).is_ok_and(|answer| answer.status.is_success()))?;
-    Ok(proc)
+    Ok(command)
 }

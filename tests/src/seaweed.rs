@@ -150,6 +150,17 @@ impl Seaweed {
         Ok(())
     }
 
+    /// Takes all uploads of a bucket away that were begun and not completed, as aborting each does.
+    ///
+    /// # Errors
+    /// The server refused.
+    pub fn drop_uploads(&self, bucket: &str) -> Result<()> {
+        let path = format!("/buckets/{bucket}/.uploads?recursive=true");
+        let answer = request(self.ports.filer, "DELETE", &path)?;
+        ensure!(answer.status.is_success(), "{path}: {} {}", answer.status, answer.text());
+        Ok(())
+    }
+
     /// Returns how many requests of a kind (`GET`, `HEAD`, `PUT`, `LIST`, …) the S3 service answered for a bucket.
     ///
     /// # Errors

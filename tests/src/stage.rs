@@ -1,21 +1,47 @@
 //! Registry, relay and proxy, the set-up of most tests.
 
+use std::ops::Deref;
+
 use anyhow::{Context, Result};
 
-use crate::{Node, Proxy, ProxyOptions, Registry, Relay, web};
+use crate::{Fleet, Front, Node, Proxy, ProxyOptions, Registry, Relay, web};
 
-/// A registry with the test images, a relay in front of it, and a proxy whose `docker.io` is the relay.
+/// A [`Staged`] proxy: one process, which keeps everything in its data folder.
+pub type Stage = Staged<Proxy>;
+
+/// A registry with the test images, a relay in front of it, and the program, whose `docker.io` is the relay.
 #[derive(Debug)]
-pub struct Stage {
+pub struct Staged<P> {
     /// The program under test. Dropped first.
-    pub proxy: Proxy,
+    pub proxy: P,
     /// Between proxy and registry.
     pub relay: Relay,
     /// The upstream.
     pub registry: Registry,
 }
 
-impl Stage {
+/// A way to run the program: as one process, or as a fleet.
+pub trait Served: Deref<Target = Front> + Sized {
+    /// Starts it on a node and waits until it is ready.
+    ///
+    /// # Errors
+    /// It is not ready after a minute.
+    fn serve(node: &Node, options: ProxyOptions) -> Result<Self>;
+}
+
+impl Served for Proxy {
+    fn serve(node: &Node, options: ProxyOptions) -> Result<Self> {
+        Self::start(node, options)
+    }
+}
+
+impl Served for Fleet {
+    fn serve(node: &Node, options: ProxyOptions) -> Result<Self> {
+        Self::start(node, options)
+    }
+}
+
+impl<P: Served> Staged<P> {
     /// Starts all three on this machine, the proxy in the given view; a request waits two minutes for a conversion.
     ///
     /// # Errors
@@ -31,7 +57,7 @@ impl Stage {
     pub fn start_with(options: impl FnOnce(ProxyOptions) -> ProxyOptions) -> Result<Self> {
         let registry = Registry::start(&Node::Machine)?;
         let relay = Relay::start(registry.at())?;
-        let proxy = Proxy::start(&Node::Machine, options(ProxyOptions::new(relay.at())))?;
+        let proxy = P::serve(&Node::Machine, options(ProxyOptions::new(relay.at())))?;
         Ok(Self { proxy, relay, registry })
     }
 

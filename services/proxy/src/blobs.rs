@@ -1,6 +1,7 @@
 //! [`Blobs`]: who may read a blob, and where its bytes are.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::{Digest, Repository};
 use blobstore::OpenBlob;
@@ -13,6 +14,7 @@ use crate::error::{RegistryError, Subject};
 use crate::fill::{Fill, FillError, Fills, Joined};
 use crate::metrics::Metrics;
 use crate::pull::NEGATIVE_TTL;
+use crate::records::Records;
 use crate::remotes::Target;
 use crate::stock::Stock;
 
@@ -41,7 +43,8 @@ pub(crate) enum Found {
 }
 
 impl Blobs {
-    pub(crate) fn new(stock: Stock, fills: Arc<Fills>, metrics: Arc<Metrics>) -> Self {
+    /// Returns blobs that stay open for up to `keep_open`: shorter than the bytes of an evicted one stay in the store.
+    pub(crate) fn new(stock: Stock, fills: Arc<Fills>, metrics: Arc<Metrics>, keep_open: Duration) -> Self {
         Self {
             catalog: stock.catalog.clone(),
             stock,
@@ -49,8 +52,12 @@ impl Blobs {
             metrics,
             linked: Cache::new(100_000),
             missing: Cache::builder().max_capacity(10_000).time_to_live(NEGATIVE_TTL).build(),
-            opened: Cache::new(256),
+            opened: Cache::builder().max_capacity(256).time_to_live(keep_open).build(),
         }
+    }
+
+    fn records(&self) -> Records<'_> {
+        Records::new(&self.catalog, &self.stock.store)
     }
 
     pub(crate) const fn fills(&self) -> &Arc<Fills> {
@@ -77,7 +84,7 @@ impl Blobs {
         match link.state {
             LinkState::Linked => {}
             LinkState::Named if target.remote.is_public() && self.is_of(target, decided_by).await? => {
-                self.catalog.link(&target.repository, digest).await?;
+                self.records().link(&target.repository, digest).await?;
             }
             // No link yet: absence proves nothing, and what comes from elsewhere meanwhile is not this repository's.
             LinkState::Named if target.remote.is_public() && !is_here && self.is_cold(digest, decided_by).await? => {
@@ -113,7 +120,7 @@ impl Blobs {
             }
             return Err(RegistryError::upstream(&error, Subject::Blob));
         }
-        self.catalog.link(&target.repository, digest).await?;
+        self.records().link(&target.repository, digest).await?;
         Ok(())
     }
 
@@ -133,7 +140,7 @@ impl Blobs {
                 self.open(&row).await?.map(Found::Stored).ok_or_else(RegistryError::lost)
             }
             Err(error) => match &*error {
-                FillError::NoRoom => Ok(Found::Elsewhere),
+                FillError::NoRoom | FillError::HeldElsewhere => Ok(Found::Elsewhere),
                 FillError::Spool { .. } => {
                     tracing::error!(
                         blob.digest = %digest, error = &*error as &dyn std::error::Error,

@@ -12,7 +12,7 @@ use futures_util::stream;
 
 use crate::error::RegistryError;
 use crate::fill::FillReader;
-use crate::metrics::{Metrics, UpstreamBytes};
+use crate::metrics::{Fetched, Metrics};
 
 /// The bytes read from the store in one step.
 const STEP: u64 = 256 << 10;
@@ -123,7 +123,7 @@ impl Passing {
                 return Ok(Some(first));
             }
             let Some(chunk) = self.body.chunk().await? else { return self.last() };
-            self.metrics.upstream_bytes(UpstreamBytes::Uncached, chunk.len());
+            self.metrics.fetched(Fetched::Uncached, chunk.len());
             let Some((hasher, _)) = &mut self.check else { return Ok(Some(chunk)) };
             hasher.update(&chunk);
             if !chunk.is_empty() {

@@ -48,6 +48,8 @@ pub enum LogFormat {
 pub enum Command {
     /// Serve the registry API (no configuration needed)
     Serve,
+    /// Fill and convert what the serving replicas of one PostgreSQL catalog leave; serves no client
+    Worker,
     /// Bring the schema of the catalog up to date (PostgreSQL; SQLite's is when it is opened)
     Migrate,
     /// Convert an image
@@ -75,6 +77,24 @@ pub enum Command {
         /// A reference such as library/python:3 or ghcr.io/org/app@sha256:…
         reference: String,
     },
+    /// The catalog
+    Catalog {
+        /// What is done with it
+        #[command(subcommand)]
+        action: CatalogAction,
+    },
+    /// Evict what cache.max_size and cache.max_age leave no room for, and delete what nobody needs
+    Gc {
+        /// Only say what would go
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Images that are never evicted
+    Pin {
+        /// What is done with them
+        #[command(subcommand)]
+        action: PinAction,
+    },
     /// Configuration
     Config {
         /// What is done with it
@@ -83,9 +103,39 @@ pub enum Command {
     },
 }
 
+/// What is done with pins.
+#[derive(Debug, Clone, Subcommand)]
+pub enum PinAction {
+    /// Pin what a tag means now, or a digest
+    Add {
+        /// A reference such as library/python:3 or ghcr.io/org/app@sha256:…
+        reference: String,
+    },
+    /// Remove the pin of a reference
+    Remove {
+        /// The reference, as it was added
+        reference: String,
+    },
+    /// List the pins
+    List,
+}
+
 /// What is done with the configuration.
 #[derive(Debug, Clone, Copy, Subcommand)]
 pub enum ConfigAction {
     /// Check it and print what is in force, without secrets
     Check,
+}
+
+/// What is done with the catalog.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum CatalogAction {
+    /// Rebuild a lost catalog from the store, into an empty one; begun again, it goes on
+    Rebuild {
+        /// Keep the rows that the catalog has, and add what they lack
+        #[arg(long)]
+        merge: bool,
+    },
+    /// Say that the configured catalog and store belong together, such as after the store was emptied on purpose
+    Tie,
 }

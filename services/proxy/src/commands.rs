@@ -1,18 +1,23 @@
-//! The commands that look at images or convert them: `convert`, `inspect`, `explain`; and `migrate`.
+//! The commands that look at images or convert them: `convert`, `inspect`, `explain`; and those about catalog and store:
+//! `migrate`, `gc`, `pin`, `catalog rebuild`.
 //!
 //! Each gathers a report first and prints it afterwards, as text or as JSON.
 
 mod blob_file;
 pub mod convert;
 pub mod explain;
+pub mod gc;
 mod image_ref;
 pub mod inspect;
 mod known;
 mod layout;
 mod location;
 pub mod migrate;
+pub mod pin;
+pub mod rebuild;
 mod registry;
 mod table;
+pub mod tie;
 
 use std::io::{self, Write};
 

@@ -31,7 +31,7 @@ pub use catalog::{Catalog, CatalogUrl};
 pub use convert::Convert;
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use pattern::Pattern;
-pub use server::{Server, TlsFiles};
+pub use server::{Internal, Server, TlsFiles};
 pub use size::{ByteSize, MinFree};
 pub use storage::{Backend, Storage};
 pub use upstream::{CredentialSource, Upstream, Upstreams, Visibility};
@@ -72,9 +72,10 @@ impl Config {
         let path = path.map(PathBuf::from).or_else(|| named.map(|(_, file)| PathBuf::from(file)));
         let mut document = Document::read(path.as_deref(), env);
         let storage = document.section("storage", Storage::read);
+        let catalog = document.section("catalog", |section| Catalog::read(section, &storage));
         let config = Self {
-            server: document.section("server", Server::read),
-            catalog: document.section("catalog", |section| Catalog::read(section, &storage)),
+            server: document.section("server", |section| Server::read(section, &catalog.url)),
+            catalog,
             storage,
             convert: document.section("convert", Convert::read),
             cache: document.section("cache", Cache::read),

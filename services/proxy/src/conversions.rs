@@ -2,13 +2,18 @@
 
 mod job;
 mod jobs;
+mod layers;
 mod profile;
 mod queue;
+mod settling;
 mod source;
+mod taking_over;
+mod turn;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use api::{Descriptor, Digest, Twin, UnconvertibleReason};
@@ -18,6 +23,7 @@ use moka::future::Cache;
 
 use crate::config;
 use crate::fill::Fills;
+use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::remotes::Target;
 use crate::stock::Stock;
@@ -33,12 +39,13 @@ pub(crate) const NICE: i32 = 10;
 const FIRST_RATE: u64 = 30 << 20;
 /// How long a conversion that failed for a passing reason is not tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
-/// How long a read of a layer waits until its conversion is noted.
-const START_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a layer that needs no conversion is taken for one. Its twin may be lost or evicted meanwhile, and is made
+/// again when somebody asks for that.
+const SETTLED: Duration = Duration::from_secs(60);
 /// The layers that are converted or wait for it at the same time; for further ones the original is served.
 const MAX_JOBS: usize = 4096;
-/// How often a conversion that was under way when its process died is taken up by itself.
-const MAX_TAKE_UPS: u32 = 5;
+/// The layers with a lease that may wait for each compressing thread.
+const LEASES_PER_WORKER: usize = 4;
 /// Layers remembered from the manifests that were seen.
 const KNOWN_LAYERS: u64 = 200_000;
 
@@ -69,6 +76,7 @@ pub(crate) struct Conversions {
     catalog: Catalog,
     store: Arc<dyn BlobStore>,
     stock: Stock,
+    fleet: Arc<Fleet>,
     fills: Arc<Fills>,
     metrics: Arc<Metrics>,
     enabled: bool,
@@ -80,10 +88,21 @@ pub(crate) struct Conversions {
     /// Places for layers that are here, and for those that still arrive.
     stored_queue: Queue,
     filling_queue: Queue,
+    /// Places for layers that this process has the lease for and that have none of the places above yet; what is more is
+    /// left to others of the fleet.
+    leases: Queue,
     jobs: Jobs,
+    /// What the converter works on now, with its profile; `None` from when the process is told to stop.
+    started: Mutex<Option<HashSet<(Digest, String)>>>,
     layers: Cache<Digest, Descriptor>,
+    /// Digests of which the catalog was asked a moment ago whether they are layers.
+    looked_up: Cache<Digest, ()>,
+    /// The abandoned conversion that was looked at last; the next look begins behind it.
+    looked_at: Mutex<Option<Digest>>,
     /// Layers whose conversion failed a moment ago for a passing reason.
     failed: Cache<Digest, ()>,
+    /// Layers that had a twin, or the verdict that there is none, a moment ago: a read need not ask the catalog.
+    settled: Cache<Digest, ()>,
     /// Source bytes a second, smoothed.
     rate: AtomicU64,
 }
@@ -96,6 +115,7 @@ impl Conversions {
     pub(crate) fn new(
         config: &config::Convert,
         stock: Stock,
+        fleet: Arc<Fleet>,
         fills: Arc<Fills>,
         metrics: Arc<Metrics>,
         folder: PathBuf,
@@ -105,6 +125,7 @@ impl Conversions {
             catalog: stock.catalog.clone(),
             store: Arc::clone(&stock.store),
             stock,
+            fleet,
             fills,
             metrics,
             enabled: config.enabled,
@@ -114,9 +135,14 @@ impl Conversions {
             folder,
             stored_queue: Queue::new(workers + 1),
             filling_queue: Queue::new(workers + 2),
+            leases: Queue::new(LEASES_PER_WORKER * workers),
             jobs: Jobs::new(MAX_JOBS),
+            started: Mutex::new(Some(HashSet::new())),
             layers: Cache::new(KNOWN_LAYERS),
+            looked_up: Cache::builder().max_capacity(KNOWN_LAYERS).time_to_live(SETTLED).build(),
+            looked_at: Mutex::default(),
             failed: Cache::builder().max_capacity(KNOWN_LAYERS).time_to_live(RETRY_AFTER).build(),
+            settled: Cache::builder().max_capacity(KNOWN_LAYERS).time_to_live(SETTLED).build(),
             rate: AtomicU64::new(FIRST_RATE),
         })
     }
@@ -129,30 +155,6 @@ impl Conversions {
     /// Tells whether layers are converted at all.
     pub(crate) const fn enabled(&self) -> bool {
         self.enabled
-    }
-
-    /// Remembers that `layers` are layers, so that a later read of one starts its conversion.
-    pub(crate) async fn remember(&self, layers: &[Descriptor]) {
-        for layer in layers.iter().filter(|layer| layer.media_type.is_convertible_layer()) {
-            self.layers.insert(layer.digest.clone(), layer.clone()).await;
-        }
-    }
-
-    /// Starts the conversion of a blob that was read, if it is known to be a layer.
-    pub(crate) async fn layer_was_read(self: &Arc<Self>, target: &Target, digest: &Digest) {
-        let Some(layer) = self.layers.get(digest).await else { return };
-        if self.failed_lately(digest) {
-            return;
-        }
-        // The read does not wait for a catalog that is away: whoever reads next starts it.
-        match tokio::time::timeout(START_PATIENCE, self.ensure(target, &layer, &self.profile)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(blob.digest = %digest, error, "a conversion could not be started");
-            }
-            Err(_elapsed) => tracing::warn!(blob.digest = %digest, "a conversion could not be started in time"),
-        }
     }
 
     /// Returns what is known of a layer's twin under `profile` without starting anything; `None` where nothing is.
@@ -179,11 +181,25 @@ impl Conversions {
         if self.enabled { by_descriptor(layer, self.min_layer_size) } else { Some(LayerState::LeftAlone) }
     }
 
-    /// Returns what is known of a layer's twin under `profile`; starts the conversion where nothing is.
+    /// Returns what is known of a layer's twin under `profile`; starts the conversion where nothing is. Somebody asks for
+    /// it: it goes before those that nobody did.
     ///
     /// # Errors
     /// The catalog's.
     pub(crate) async fn ensure(
+        self: &Arc<Self>,
+        target: &Target,
+        layer: &Descriptor,
+        profile: &KnownProfile,
+    ) -> Result<LayerState, CatalogError> {
+        let state = self.ensure_unasked(target, layer, profile).await?;
+        if let LayerState::Converting(job) = &state {
+            job.ask();
+        }
+        Ok(state)
+    }
+
+    async fn ensure_unasked(
         self: &Arc<Self>,
         target: &Target,
         layer: &Descriptor,
@@ -238,7 +254,11 @@ impl Conversions {
         }
         if !self.failed_lately(&source) {
             let profile = self.known_profile(id).await?;
-            self.begin(target, &plain_layer(source, self.min_layer_size), &profile).await;
+            if let LayerState::Converting(job) =
+                self.begin(target, &plain_layer(source, self.min_layer_size), &profile).await
+            {
+                job.ask();
+            }
         }
         Ok(true)
     }
@@ -257,42 +277,9 @@ impl Conversions {
         }
     }
 
-    /// Tells whether the converter was started so often, by processes that died, that the layer is not taken up
-    /// again by itself. It is still tried when somebody asks for the layer.
-    async fn is_poisoned(&self, digest: &Digest) -> Result<bool, CatalogError> {
-        match self.catalog.twin(digest, self.profile.id()).await?.map(|row| row.state) {
-            Some(TwinState::Converting { attempts }) if attempts > MAX_TAKE_UPS => {
-                tracing::error!(blob.digest = %digest, attempts, "a layer's conversion never ended and is left alone");
-                Ok(true)
-            }
-            _ => Ok(false),
-        }
-    }
-
     /// Tells whether the conversion of a layer failed a moment ago for a passing reason.
     pub(crate) fn failed_lately(&self, digest: &Digest) -> bool {
         self.failed.contains_key(digest)
-    }
-
-    /// Takes up the conversions an earlier process left; `target_of` names each one's repository.
-    ///
-    /// # Errors
-    /// The catalog's.
-    pub(crate) async fn take_up(
-        self: &Arc<Self>,
-        target_of: impl Fn(&api::Repository) -> Option<Target>,
-    ) -> Result<(), CatalogError> {
-        if !self.enabled {
-            return Ok(());
-        }
-        for (digest, repository) in self.catalog.unfinished_conversions(self.profile.id()).await? {
-            let Some(target) = target_of(&repository) else { continue };
-            if self.is_poisoned(&digest).await? {
-                continue;
-            }
-            self.ensure(&target, &plain_layer(digest, self.min_layer_size), &self.profile).await?;
-        }
-        Ok(())
     }
 }
 

@@ -133,6 +133,9 @@ impl RegistryError {
             FillError::Store(cause) if cause.is_transient() => Self::away(error),
             FillError::Spool { .. }
             | FillError::NoRoom
+            | FillError::HeldElsewhere
+            | FillError::NotStored
+            | FillError::Key(_)
             | FillError::Broken
             | FillError::Catalog(_)
             | FillError::Store(_) => Self::internal(error),

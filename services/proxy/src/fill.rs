@@ -2,17 +2,25 @@
 //!
 //! A fill asks its upstream for one segment after the other; a cold range asks for the blocks it
 //! needs. Whoever asks for bytes claims them first, so no byte is asked for twice. Fills that no client
-//! waits for yield to those of the same upstream that one does ([`lane`]).
+//! waits for yield to those of the same upstream that one does ([`lane`]). In a fleet one process does
+//! a fill; the others fill their own spools from its spool ([`source`]).
 
 mod driver;
+mod ending;
 pub(crate) mod intervals;
 mod journal;
 mod lane;
+mod opening;
 mod pace;
+mod pauses;
 mod reader;
 mod registry;
 mod slot;
+mod source;
 pub(crate) mod spool;
+mod taking_up;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +30,9 @@ use tokio::sync::{Semaphore, watch};
 use upstream::UpstreamError;
 
 use crate::metrics::Metrics;
+use crate::stock::StockError;
 use lane::Standing;
+use source::Sources;
 use spool::Spool;
 
 pub(crate) use reader::FillReader;
@@ -62,18 +72,49 @@ pub(crate) enum FillError {
     /// The blob is not to be stored: the disk is too full.
     #[error("less than storage.min_free of the disk is free")]
     NoRoom,
+    /// Another process does the fill, and its spool cannot be read.
+    #[error("another replica fills the blob and cannot be asked for it: is server.internal_listen set on all of them?")]
+    HeldElsewhere,
+    /// Another process does the fill, and did not put the blob into the store in time.
+    #[error("the replica that fills the blob did not store it in time: its log says why")]
+    NotStored,
     /// The catalog could not be asked.
     #[error("catalog failed")]
     Catalog(#[from] catalog::CatalogError),
-    /// The store could not take the blob.
+    /// The store could not take or give the blob.
     #[error("blob store failed")]
     Store(#[from] blobstore::StoreError),
+    /// The catalog names a key that is none.
+    #[error("catalog row of a blob is damaged")]
+    Key(#[from] blobstore::KeyError),
+}
+
+impl FillError {
+    /// Tells whether the catalog or the store was out of reach for a moment.
+    fn is_passing(&self) -> bool {
+        match self {
+            Self::Catalog(error) => error.is_transient(),
+            Self::Store(error) => error.is_transient(),
+            _ => false,
+        }
+    }
+}
+
+impl From<StockError> for FillError {
+    fn from(error: StockError) -> Self {
+        match error {
+            StockError::Store(error) => Self::Store(error),
+            StockError::Key(error) => Self::Key(error),
+            StockError::Catalog(error) => Self::Catalog(error),
+        }
+    }
 }
 
 /// The fetching of one blob.
 #[derive(Debug)]
 pub(crate) struct Fill {
     spool: Spool,
+    sources: Sources,
     client: upstream::Client,
     repository: Repository,
     /// Whether the upstream answers ranges; learnt from its first answer.

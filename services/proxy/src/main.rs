@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use firstlight::cli::{Cli, Command, ConfigAction, LogFormat, Output};
+use firstlight::cli::{CatalogAction, Cli, Command, ConfigAction, LogFormat, Output, PinAction};
 use firstlight::commands;
 use firstlight::config::{self, Config};
+use firstlight::serve::{self, Role};
 
 /// The exit status for a configuration that cannot be used.
 const BAD_CONFIG: u8 = 2;
@@ -46,7 +47,8 @@ fn run(cli: Cli, config: Config) -> anyhow::Result<()> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match cli.command {
-        Command::Serve => runtime.block_on(firstlight::serve::run(config)),
+        Command::Serve => runtime.block_on(serve::run(config, Role::Serve)),
+        Command::Worker => runtime.block_on(serve::run(config, Role::Worker)),
         Command::Migrate => commands::print(&runtime.block_on(commands::migrate::run(&config))?, cli.output),
         Command::Convert { src, dst, plain_http } => {
             let report = runtime.block_on(commands::convert::run(&config, &src, &dst, plain_http))?;
@@ -57,6 +59,23 @@ fn run(cli: Cli, config: Config) -> anyhow::Result<()> {
         }
         Command::Explain { reference } => {
             commands::print(&runtime.block_on(commands::explain::run(&config, &reference))?, cli.output)
+        }
+        Command::Catalog { action: CatalogAction::Rebuild { merge } } => {
+            commands::print(&runtime.block_on(commands::rebuild::run(&config, merge))?, cli.output)
+        }
+        Command::Catalog { action: CatalogAction::Tie } => {
+            commands::print(&runtime.block_on(commands::tie::run(&config))?, cli.output)
+        }
+        Command::Gc { dry_run } => commands::print(&runtime.block_on(commands::gc::run(&config, dry_run))?, cli.output),
+        Command::Pin { action } => {
+            let report = runtime.block_on(async {
+                match action {
+                    PinAction::Add { reference } => commands::pin::add(&config, &reference).await,
+                    PinAction::Remove { reference } => commands::pin::remove(&config, &reference).await,
+                    PinAction::List => commands::pin::list(&config).await,
+                }
+            })?;
+            commands::print(&report, cli.output)
         }
         Command::Config { .. } => Ok(()),
     }

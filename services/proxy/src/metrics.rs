@@ -1,10 +1,12 @@
 //! Every metric of the proxy, declared once. `docs/METRICS.md` lists them with their units.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
+mod disk_cache;
+
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use api::UnconvertibleReason;
+use blobstore::CachedStore;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -12,23 +14,62 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-/// What bytes were fetched from an upstream for.
+use disk_cache::DiskCacheCounts;
+
+/// What bytes were fetched for, or from where else than an upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum UpstreamBytes {
+pub(crate) enum Fetched {
     /// A fill's own segments.
     Fill,
     /// A block for a cold range.
     ColdRange,
     /// A body that is streamed through without being stored.
     Uncached,
+    /// Bytes of a fill that another process does: from its spool, or from the store.
+    Replica,
 }
 
-impl UpstreamBytes {
+impl Fetched {
     const fn label(self) -> &'static str {
         match self {
             Self::Fill => "fill",
             Self::ColdRange => "cold_range",
             Self::Uncached => "uncached",
+            Self::Replica => "replica",
+        }
+    }
+}
+
+/// How a fill ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FillEnd {
+    /// Its bytes are in the store.
+    Stored,
+    /// Another process put them there.
+    Followed,
+    /// It was given up.
+    Failed,
+}
+
+/// How a conversion ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ConversionEnd {
+    /// With a twin.
+    Ready,
+    /// With a reason why there is none.
+    Unconvertible(UnconvertibleReason),
+    /// Without a result, for a passing reason.
+    Failed,
+    /// Without a result, because another process has taken it over.
+    Overtaken,
+}
+
+impl FillEnd {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Stored => "stored",
+            Self::Followed => "followed",
+            Self::Failed => "failed",
         }
     }
 }
@@ -50,6 +91,28 @@ impl RangeKind {
             Self::Stored => "stored",
             Self::Spool => "spool",
             Self::Cold => "cold",
+        }
+    }
+}
+
+/// Why bytes leave the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Reason {
+    /// `cache.max_size`.
+    Cap,
+    /// `cache.max_age`.
+    Age,
+    /// No row names them: a process died between the put and the row, or the row lost them.
+    Orphan,
+}
+
+impl Reason {
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::Cap => "cap",
+            Self::Age => "age",
+            Self::Orphan => "orphan",
         }
     }
 }
@@ -94,6 +157,16 @@ struct OutcomeLabel {
     outcome: &'static str,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StateLabels {
     state: &'static str,
@@ -114,6 +187,8 @@ pub(crate) struct Metrics {
     fills: Family<StateLabels, Counter>,
     coalesced_readers: Counter,
     upstream_bytes: Family<KindLabel, Counter>,
+    replica_bytes: Counter,
+    taken_over: Family<KindLabel, Counter>,
     served_bytes: Counter,
     conversions: Family<StateLabels, Counter>,
     conversions_running: Gauge,
@@ -123,6 +198,12 @@ pub(crate) struct Metrics {
     tag_checks: Family<OutcomeLabel, Counter>,
     quota_remaining: Family<UpstreamLabel, Gauge>,
     uncached_streams: Counter,
+    store_bytes: Family<StateLabel, Gauge>,
+    evicted_units: Family<ReasonLabel, Counter>,
+    evicted_bytes: Family<ReasonLabel, Counter>,
+    undeleted: Counter,
+    collections: Family<OutcomeLabel, Counter>,
+    collection_seconds: Histogram,
 }
 
 /// A fill that yields is counted as long as this lives.
@@ -146,6 +227,8 @@ impl Metrics {
             fills: Family::default(),
             coalesced_readers: Counter::default(),
             upstream_bytes: Family::default(),
+            replica_bytes: Counter::default(),
+            taken_over: Family::default(),
             served_bytes: Counter::default(),
             conversions: Family::default(),
             conversions_running: Gauge::default(),
@@ -155,6 +238,12 @@ impl Metrics {
             tag_checks: Family::default(),
             quota_remaining: Family::default(),
             uncached_streams: Counter::default(),
+            store_bytes: Family::default(),
+            evicted_units: Family::default(),
+            evicted_bytes: Family::default(),
+            undeleted: Counter::default(),
+            collections: Family::default(),
+            collection_seconds: Histogram::new([0.01, 0.05, 0.25, 1.0, 5.0, 30.0, 120.0, 600.0]),
         };
         let r = &mut registry;
         r.register("fills_running", "Fills that run now", this.fills_running.clone());
@@ -167,6 +256,13 @@ impl Metrics {
             Unit::Bytes,
             this.upstream_bytes.clone(),
         );
+        r.register_with_unit(
+            "replica",
+            "Body bytes of blobs that other processes fill, from their spools or the store",
+            Unit::Bytes,
+            this.replica_bytes.clone(),
+        );
+        r.register("taken_over", "Fills and conversions taken over from other processes", this.taken_over.clone());
         r.register_with_unit(
             "served",
             "Body bytes of blobs and manifests sent to clients",
@@ -190,8 +286,38 @@ impl Metrics {
         r.register("tag_checks", "Tag look-ups, by outcome", this.tag_checks.clone());
         r.register("quota_remaining", "Pulls left at the upstream, where it says so", this.quota_remaining.clone());
         r.register("uncached_streams", "Blobs streamed through without being stored", this.uncached_streams.clone());
+        this.register_collections(r);
         *this.registry.lock().unwrap_or_else(PoisonError::into_inner) = registry;
         this
+    }
+
+    fn register_collections(&self, r: &mut Registry) {
+        r.register_with_unit(
+            "store",
+            "Bytes in the store by the catalog of the whole fleet: stored, or evicted and not deleted yet",
+            Unit::Bytes,
+            self.store_bytes.clone(),
+        );
+        r.register(
+            "evicted_units",
+            "Layers with their twins, and other blobs, that were evicted",
+            self.evicted_units.clone(),
+        );
+        r.register_with_unit("evicted", "Bytes that were evicted", Unit::Bytes, self.evicted_bytes.clone());
+        r.register("undeleted_keys", "Keys whose bytes the store did not delete", self.undeleted.clone());
+        r.register("collections", "Collections that ended, by outcome", self.collections.clone());
+        r.register_with_unit(
+            "collection",
+            "Time that a collection took",
+            Unit::Seconds,
+            self.collection_seconds.clone(),
+        );
+    }
+
+    /// Adds what a disk cache counts.
+    pub(crate) fn disk_cache(&self, cache: Arc<CachedStore>) {
+        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        registry.register_collector(Box::new(DiskCacheCounts(cache)));
     }
 
     /// Returns the metrics in the OpenMetrics text format.
@@ -207,10 +333,9 @@ impl Metrics {
         self.fills_running.inc();
     }
 
-    pub(crate) fn fill_ended(&self, stored: bool) {
+    pub(crate) fn fill_ended(&self, end: FillEnd) {
         self.fills_running.dec();
-        let state = if stored { "stored" } else { "failed" };
-        self.fills.get_or_create(&StateLabels { state, reason: "" }).inc();
+        self.fills.get_or_create(&StateLabels { state: end.label(), reason: "" }).inc();
     }
 
     /// Counts a fill that yields, until what this returns is dropped.
@@ -223,8 +348,17 @@ impl Metrics {
         self.coalesced_readers.inc();
     }
 
-    pub(crate) fn upstream_bytes(&self, kind: UpstreamBytes, bytes: usize) {
-        self.upstream_bytes.get_or_create(&KindLabel { kind: kind.label() }).inc_by(bytes as u64);
+    pub(crate) fn fetched(&self, kind: Fetched, bytes: usize) {
+        match kind {
+            Fetched::Replica => self.replica_bytes.inc_by(bytes as u64),
+            Fetched::Fill | Fetched::ColdRange | Fetched::Uncached => {
+                self.upstream_bytes.get_or_create(&KindLabel { kind: kind.label() }).inc_by(bytes as u64)
+            }
+        };
+    }
+
+    pub(crate) fn taken_over(&self, work: &'static str) {
+        self.taken_over.get_or_create(&KindLabel { kind: work }).inc();
     }
 
     pub(crate) fn served(&self, bytes: usize) {
@@ -235,18 +369,22 @@ impl Metrics {
         self.conversions_running.inc();
     }
 
+    /// Says that a conversion was given up before anything came of it, and is begun again later.
+    pub(crate) fn conversion_yielded(&self) {
+        self.conversions_running.dec();
+    }
+
     pub(crate) fn conversion_postponed(&self) {
         self.conversions_postponed.inc();
     }
 
-    /// Counts the end of a conversion; `Ok` a twin, `Err(Some)` unconvertible, `Err(None)` given up
-    /// for now.
-    pub(crate) fn conversion_ended(&self, result: Result<(), Option<UnconvertibleReason>>, took: Duration) {
+    pub(crate) fn conversion_ended(&self, end: ConversionEnd, took: Duration) {
         self.conversions_running.dec();
-        let labels = match result {
-            Ok(()) => StateLabels { state: "ready", reason: "" },
-            Err(Some(reason)) => StateLabels { state: "unconvertible", reason: reason.as_str() },
-            Err(None) => StateLabels { state: "failed", reason: "" },
+        let labels = match end {
+            ConversionEnd::Ready => StateLabels { state: "ready", reason: "" },
+            ConversionEnd::Unconvertible(reason) => StateLabels { state: "unconvertible", reason: reason.as_str() },
+            ConversionEnd::Failed => StateLabels { state: "failed", reason: "" },
+            ConversionEnd::Overtaken => StateLabels { state: "overtaken", reason: "" },
         };
         self.conversions.get_or_create(&labels).inc();
         self.conversion_seconds.observe(took.as_secs_f64());
@@ -263,6 +401,28 @@ impl Metrics {
     pub(crate) fn quota(&self, upstream: &str, remaining: u64) {
         let gauge = self.quota_remaining.get_or_create(&UpstreamLabel { upstream: upstream.into() });
         gauge.set(i64::try_from(remaining).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn store_bytes(&self, usage: &catalog::Usage) {
+        for (state, bytes) in [("stored", usage.stored_bytes), ("leaving", usage.leaving_bytes)] {
+            let gauge = self.store_bytes.get_or_create(&StateLabel { state });
+            gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
+    }
+
+    pub(crate) fn evicted(&self, reason: Reason, bytes: u64) {
+        let label = ReasonLabel { reason: reason.label() };
+        self.evicted_units.get_or_create(&label).inc();
+        self.evicted_bytes.get_or_create(&label).inc_by(bytes);
+    }
+
+    pub(crate) fn undeleted(&self) {
+        self.undeleted.inc();
+    }
+
+    pub(crate) fn collection_ended(&self, outcome: &'static str, took: Duration) {
+        self.collections.get_or_create(&OutcomeLabel { outcome }).inc();
+        self.collection_seconds.observe(took.as_secs_f64());
     }
 
     pub(crate) fn uncached_stream(&self) {

@@ -13,6 +13,7 @@ use moka::future::Cache;
 use upstream::{ManifestAnswer, UpstreamError};
 
 use crate::metrics::Metrics;
+use crate::records::Records;
 use crate::remotes::Target;
 use crate::stock::{Stock, StockError};
 
@@ -112,6 +113,10 @@ impl Pull {
         }
     }
 
+    fn records(&self) -> Records<'_> {
+        Records::new(&self.catalog, &self.store)
+    }
+
     /// Returns the manifest `digest` as `target` may see it.
     ///
     /// A cached manifest that the repository is linked to never contacts the upstream.
@@ -140,7 +145,7 @@ impl Pull {
         };
         if linked && let Some(manifest) = self.stored(digest).await? {
             if link == LinkState::Named {
-                self.catalog.link(&target.repository, digest).await.map_err(shared)?;
+                self.records().link(&target.repository, digest).await.map_err(|error| Arc::new(error.into()))?;
             }
             return Ok(manifest);
         }
@@ -183,7 +188,8 @@ impl Pull {
         if let Some(error) = self.missing.get(&key).await {
             return Err(Arc::new(error.into()));
         }
-        let fetched = self.fetches.try_get_with(key.clone(), self.fetch_now(target, reference)).await;
+        // Boxed, because it is large and seldom needed.
+        let fetched = self.fetches.try_get_with(key.clone(), Box::pin(self.fetch_now(target, reference))).await;
         self.fetches.invalidate(&key).await;
         if let Err(error) = &fetched {
             self.remember_missing(key, error).await;
@@ -205,14 +211,14 @@ impl Pull {
         let parsed = Parsed::parse(&answer.bytes, &answer.media_type)?;
         let children: Vec<Digest> = parsed.children().into_iter().map(|child| child.digest.clone()).collect();
         if let Some(row) = self.catalog.manifest(&digest).await? {
-            self.catalog.link(&target.repository, &digest).await?;
+            self.records().link(&target.repository, &digest).await?;
             return self.read_again(&row, answer.bytes).await;
         }
         let key = BlobKey::blob(&digest, Generation::random());
         self.store.put_bytes(&key, answer.bytes.clone()).await?;
         let size = answer.bytes.len() as u64;
         let row = ManifestRow { digest, media_type: answer.media_type, size, key: key.to_string() };
-        let kept = self.catalog.add_manifest(&row, Some(&target.repository), &children, parsed.subject()).await?;
+        let kept = self.records().manifest(&row, &target.repository, &children, parsed.subject()).await?;
         if kept.key != row.key {
             self.store.delete(&key).await?;
         }

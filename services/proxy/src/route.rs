@@ -1,6 +1,7 @@
 //! The endpoints below `/v2/`: one entry that parses the path, one module per kind of object.
 
 pub(crate) mod blob;
+pub(crate) mod fills;
 pub(crate) mod manifest;
 pub(crate) mod referrers;
 pub(crate) mod tags;

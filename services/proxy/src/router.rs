@@ -10,8 +10,9 @@ use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::app::App;
 use crate::error::{RegistryError, Subject};
+use crate::fleet::Secret;
 use crate::htpasswd::{self, Gate};
-use crate::route::{self, Listener};
+use crate::route::{self, Listener, fills};
 
 /// Returns the router of `server.listen` or `server.mirror_listen`.
 pub(crate) fn registry(app: &Arc<App>, listener: Listener, gate: Option<Arc<Gate>>) -> Router {
@@ -25,6 +26,13 @@ pub(crate) fn registry(app: &Arc<App>, listener: Listener, gate: Option<Arc<Gate
         Some(gate) => routes.layer(axum::middleware::from_fn_with_state(gate, htpasswd::require)),
         None => routes,
     }
+}
+
+/// Returns the router of `server.internal_listen`, for who knows `secret`.
+pub(crate) fn internal(app: &Arc<App>, secret: Secret) -> Router {
+    Router::new()
+        .route("/fills/{upstream}/v2/{ask}/blobs/{digest}", get(fills::fill))
+        .with_state((Arc::clone(app), secret))
 }
 
 /// Returns the router of `server.admin_listen`.

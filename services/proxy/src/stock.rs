@@ -14,7 +14,7 @@ pub(crate) struct Stock {
     drops: bool,
 }
 
-/// Why a stored blob cannot be opened.
+/// Why something cannot be read from the stock, or recorded in it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StockError {
     /// The store failed.

@@ -176,7 +176,8 @@ impl Views {
         let begun = parts.deadlines.contains_key(source);
         let (start, wait) = (get || lost, (get || begun) && !held);
         if (start || wait)
-            && let Some(converted) = self.converted(target, source, start, wait).await.map_err(hindered).ok().flatten()
+            && let Some(converted) =
+                Box::pin(self.converted(target, source, start, wait)).await.map_err(hindered).ok().flatten()
         {
             return Some(converted);
         }

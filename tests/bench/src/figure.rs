@@ -14,8 +14,12 @@ pub(crate) enum Unit {
     Ratio,
     /// Seconds.
     Seconds,
+    /// Thousandths of a second.
+    Milliseconds,
     /// 1 048 576 bytes.
     Mebibytes,
+    /// Of them each second.
+    MebibytesPerSecond,
     /// Requests each second.
     PerSecond,
 }
@@ -27,7 +31,9 @@ impl Unit {
             Self::Ratio => format!("{value:.3}"),
             Self::Seconds if value < 1.0 => format!("{value:.3} s"),
             Self::Seconds => format!("{value:.2} s"),
+            Self::Milliseconds => format!("{value:.2} ms"),
             Self::Mebibytes => format!("{value:.1} MiB"),
+            Self::MebibytesPerSecond => format!("{value:.0} MiB/s"),
             Self::PerSecond => format!("{value:.0}/s"),
         }
     }

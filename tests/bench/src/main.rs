@@ -4,17 +4,21 @@
 //! against a bar. A table goes to standard output, everything to `target/bench/result.json`.
 
 mod args;
+mod connection;
 mod figure;
 mod images;
 mod layout;
+mod load;
 mod machine;
 mod measured;
+mod nginx;
 mod peer;
 mod report;
 mod rows;
 mod samples;
 mod serve;
 mod upstream;
+mod warm;
 mod wire;
 
 use std::fs::File;

@@ -3,10 +3,13 @@
 mod clients;
 mod conversion;
 mod download;
+mod heads;
 mod idle;
 mod memory;
 mod pulls;
+mod s3;
 mod serving;
+mod streams;
 
 use std::fmt;
 use std::time::Duration;
@@ -34,8 +37,14 @@ pub(crate) enum Row {
     Pulls,
     /// Memory and start of an idle proxy.
     Idle,
-    /// Random ranges of a warm blob against nginx.
+    /// Ranges of a warm blob, and whole blobs, against nginx.
     Serving,
+    /// The same from S3 with a warm disk cache, against the directory store.
+    S3,
+    /// Memory while 100 clients stream 1 GiB each.
+    Streams,
+    /// HEADs of a warm tag.
+    Heads,
 }
 
 impl Row {
@@ -48,7 +57,12 @@ impl Row {
             Self::Clients => "200 clients of one cold image at once, 20 ms and 500 Mbit/s from upstream",
             Self::Pulls => "20 pulls of one cold image at once, against one",
             Self::Idle => "start, and memory before any request",
-            Self::Serving => "random ranges of 64 KiB of a stored blob, 16 connections, against nginx",
+            Self::Serving => {
+                "random ranges of 64 KiB and whole blobs of the directory store, 16 connections, against nginx"
+            }
+            Self::S3 => "the same from S3 with a warm disk cache, against the directory store",
+            Self::Streams => "100 clients that stream 1 GiB each of a warm blob",
+            Self::Heads => "HEADs of a warm tag, 16 connections, at 5 000 requests/s and without a pause",
         }
     }
 
@@ -65,6 +79,9 @@ impl Row {
             Self::Pulls => pulls::run(images, quick, report),
             Self::Idle => idle::run(quick, report),
             Self::Serving => serving::run(images, quick, report),
+            Self::S3 => s3::run(images, quick, report),
+            Self::Streams => streams::run(images, report),
+            Self::Heads => heads::run(images, quick, report),
         }
     }
 }

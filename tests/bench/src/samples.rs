@@ -34,6 +34,19 @@ impl Samples {
         }
     }
 
+    /// Returns the value that this many in a hundred do not exceed, by the nearest rank; NaN without values.
+    pub(crate) fn percentile(&self, percent: f64) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let rank = (percent / 100.0 * sorted.len() as f64).ceil() as usize;
+        sorted.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+    }
+
+    /// Returns how many values there are.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Returns the smallest value.
     pub(crate) fn min(&self) -> f64 {
         self.0.iter().copied().fold(f64::NAN, f64::min)
@@ -67,6 +80,16 @@ mod tests {
             assert_eq!(Samples(values.clone()).median(), median, "{values:?}");
         }
         assert!(Samples::new().median().is_nan());
+    }
+
+    #[test]
+    fn a_percentile_is_one_of_the_values() {
+        let hundred = Samples((1..=100).rev().map(f64::from).collect());
+        for (percent, value) in [(99.0, 99.0), (98.5, 99.0), (100.0, 100.0), (0.5, 1.0)] {
+            assert_eq!(hundred.percentile(percent), value, "{percent}");
+        }
+        assert_eq!(Samples::one(7.0).percentile(99.0), 7.0);
+        assert!(Samples::new().percentile(99.0).is_nan());
     }
 
     #[test]

@@ -78,11 +78,21 @@ fn is_ready(admin: SocketAddrV4) -> bool {
 pub(crate) struct Memory {
     /// The resident set now, in MiB.
     pub(crate) resident: f64,
-    /// The largest it ever was, in MiB.
+    /// The largest it was since its start, or since [`Memory::forget_peak`], in MiB.
     pub(crate) peak: f64,
 }
 
 impl Memory {
+    /// Has the kernel count a process's peak from what it holds now.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub(crate) fn forget_peak(pid: u32) -> Result<()> {
+        // proc_pid_clear_refs(5): 5 resets the peak of the resident set.
+        let file = format!("/proc/{pid}/clear_refs");
+        std::fs::write(&file, "5").context(file)
+    }
+
     /// Asks the kernel about a running process.
     ///
     /// # Errors

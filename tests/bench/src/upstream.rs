@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 use e2e::{Node, Registry, RegistryOptions, run};
 
-use crate::layout::Layout;
+use crate::layout::{Layer, Layout};
 
 /// A `docker-registry` that holds some images as `library/TAG:latest`.
 #[derive(Debug)]
@@ -40,6 +40,11 @@ impl Upstream {
 /// Returns the repository of an image in an [`Upstream`].
 pub(crate) fn repository(image: &Layout) -> String {
     format!("library/{}", image.tag())
+}
+
+/// Returns the path of a layer in an [`Upstream`], or in a proxy before it.
+pub(crate) fn blob(image: &Layout, layer: &Layer) -> String {
+    format!("/v2/{}/blobs/{}", repository(image), layer.digest)
 }
 
 /// Returns the command that copies an image by digest to a folder, from a registry or proxy that speaks plain HTTP.

@@ -116,11 +116,12 @@ fn a_crowd_costs_one_download_and_one_conversion() {
     assert_eq!(world.metric("firstlight_conversions_total"), 2.0);
     assert_eq!(world.series("firstlight_fills_total{state=\"stored\",reason=\"\"}"), 2.0);
     assert!(world.metric("firstlight_coalesced_readers_total") > 0.0);
+    assert_eq!(world.stage.proxy.sql("SELECT count(*), sum(attempts) FROM twins").unwrap(), "2|2");
     world.wait_tidy();
     world.assert_calm();
 }
 
-/// A tag that everybody asks for at once costs one question, and its blobs no more than themselves.
+/// A tag that everybody asks for at once costs each process one question.
 #[test]
 fn a_crowd_asks_for_a_tag_once() {
     let world = World::start(vec![Blob::new(TAR, noise(5, 1 << 20))], |options| options);
@@ -139,7 +140,8 @@ fn a_crowd_asks_for_a_tag_once() {
         clients.spawn_on(ask, runtime.handle());
     }
     runtime.block_on(finish(clients));
-    assert_eq!(world.stage.relay.seen_at("/manifests/").len(), 1);
+    let questions = world.stage.relay.seen_at("/manifests/").len();
+    assert!((1..=world.stage.proxy.size()).contains(&questions), "{questions} questions");
 }
 
 /// Ranges that together cover a cold blob, a quarter of them open-ended and closed early as containerd's are.

@@ -1,15 +1,11 @@
 //! A disk that runs full while a blob is on its way.
 
-use std::fs::File;
-use std::io::Write;
-use std::path::Path;
-use std::process::Command;
-
 use e2e::web::Pace;
-use e2e::{is_root, run, skip};
+use e2e::{is_root, skip};
 
 use crate::layer::noise;
 use crate::push::{Blob, TAR};
+use crate::small_disk;
 use crate::world::World;
 
 /// There is room when the fill begins, and none when it is at a quarter. Who reads gets the right bytes or is cut off; nothing of
@@ -23,7 +19,7 @@ fn a_disk_that_runs_full_in_a_fill_gives_no_wrong_bytes() {
     let mut world = World::start(vec![Blob::new(TAR, noise(77, 16 << 20))], |options| options.config(config));
     world.stage.proxy.kill().unwrap();
     let store = world.stage.proxy.store();
-    run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=32m", "tmpfs"]).arg(&store)).unwrap();
+    small_disk::mount(&store);
     world.stage.proxy.start_again().unwrap();
     world.link();
     world.throttle(6_000_000);
@@ -31,7 +27,7 @@ fn a_disk_that_runs_full_in_a_fill_gives_no_wrong_bytes() {
     std::thread::scope(|scope| {
         let client = scope.spawn(|| world.download(Pace::default()));
         world.wait_upstream(4 << 20);
-        fill_up(&filler);
+        small_disk::fill_up(&filler);
         if let Ok(whole) = client.join().unwrap() {
             assert_eq!(whole.digest, world.layer().digest, "a clean end of wrong bytes");
         }
@@ -56,15 +52,4 @@ fn a_disk_that_runs_full_in_a_fill_gives_no_wrong_bytes() {
     world.stage.relay.stop();
     assert_eq!(world.download(Pace::default()).unwrap().digest, world.layer().digest, "kept");
     world.assert_calm();
-}
-
-/// Writes zeros until the disk takes no more.
-fn fill_up(path: &Path) {
-    let mut file = File::create(path).unwrap();
-    let full = loop {
-        if let Err(error) = file.write_all(&[0; 64 << 10]) {
-            break error;
-        }
-    };
-    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
 }

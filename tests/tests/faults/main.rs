@@ -1,5 +1,5 @@
 //! The proxy under fire: crowds, cuts, lies, an upstream that is away, SIGKILL, bad input. Each test has blobs of its own making
-//! behind a real registry and a relay that counts every byte.
+//! behind a real registry and a relay that counts every byte. `production` runs the crowds on a fleet.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -24,6 +24,10 @@ mod priority;
 mod push;
 mod ranges;
 mod repeat;
+mod small_disk;
 mod stop;
+mod ties;
 mod waits;
 mod world;
+
+use e2e::{Proxy as Program, Stage};

@@ -360,6 +360,23 @@ fn a_lost_form_keeps_its_profile() {
     world.assert_calm();
 }
 
+/// A proxy that could not make a recorded twin again does not begin to serve it.
+#[test]
+fn twins_of_an_unknown_converter_are_a_reason_not_to_start() {
+    let config = "[convert]\nwait = \"60s\"\n";
+    let mut world =
+        World::start(vec![Blob::new(TAR, tar(81, 4, 100_000))], |options| options.view("estargz").config(config));
+    assert_eq!(world.get(&tag()).header("firstlight-view").as_deref(), Some("estargz"));
+    world.wait_tidy();
+    world.stage.proxy.kill().unwrap();
+    for table in ["profiles SET id", "twins SET profile", "converted SET profile"] {
+        world.stage.proxy.sql(&format!("UPDATE {table} = 'tomorrow'")).unwrap();
+    }
+    let refused = world.stage.proxy.start_again().unwrap_err();
+    let said = format!("{refused:#}");
+    assert!(said.contains("profile tomorrow") && said.contains("use the version that made them"), "{said}");
+}
+
 /// Foreign names are looked up only in the closed map.
 #[test]
 fn an_unknown_namespace_is_never_dialled() {

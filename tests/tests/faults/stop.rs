@@ -5,9 +5,9 @@ use std::net::TcpStream;
 use e2e::web::{self, Pace};
 use http_body_util::BodyExt;
 
-use crate::layer::noise;
+use crate::layer::{noise, tar};
 use crate::push::{Blob, TAR};
-use crate::world::World;
+use crate::world::{REPOSITORY, World};
 
 /// SIGTERM in the middle of a download: new clients are refused, the old one gets all its bytes, and the exit status is 0.
 #[test]
@@ -70,4 +70,26 @@ fn a_stop_does_not_wait_for_fills() {
     assert!(world.upstream() < world.layer().size(), "the fill began anew: {:#?}", world.requests());
     world.stage.relay.stop();
     assert_eq!(world.download(Pace::default()).unwrap().digest, world.layer().digest);
+}
+
+/// A layer that is being converted whenever the proxy is told to stop is not taken for one that kills it.
+#[test]
+fn stops_in_a_conversion_are_no_attempts() {
+    let mut world = World::start(vec![Blob::new(TAR, tar(135, 16, 1 << 20))], |options| {
+        options.view("estargz").config("[convert]\nwait = \"0s\"\n")
+    });
+    world.throttle(200_000);
+    assert_eq!(world.get(&format!("/v2/{REPOSITORY}/manifests/latest")).status, 200);
+    let attempts = |world: &World, expected: &str| {
+        world.wait("the attempts", || world.stage.proxy.sql("SELECT attempts FROM twins").unwrap() == expected);
+    };
+    for _ in 0..7 {
+        attempts(&world, "1");
+        assert!(world.stage.proxy.proc().stop().unwrap(), "the proxy had to be killed\n{}", world.stage.proxy.log());
+        attempts(&world, "0");
+        world.stage.proxy.start_again().unwrap();
+    }
+    world.stage.relay.clear();
+    world.wait("the twin", || world.stage.proxy.sql("SELECT state FROM twins").unwrap() == "ready");
+    world.assert_calm();
 }

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use e2e::web::{self, Answer, Download, Pace};
-use e2e::{Fault, Node, Proxy, ProxyOptions, Registry, RegistryOptions, Relay, Rule, Stage, wait};
+use e2e::{Fault, Node, ProxyOptions, Registry, RegistryOptions, Relay, Rule, wait};
 
 use crate::push::{self, Blob, Image};
+use crate::{Program, Stage};
 
 /// Nothing of a healthy test takes longer.
 pub(crate) const LIMIT: Duration = Duration::from_secs(90);
@@ -23,12 +24,17 @@ pub(crate) struct World {
 impl World {
     /// Starts a world whose image has these layers.
     pub(crate) fn start(layers: Vec<Blob>, options: impl FnOnce(ProxyOptions) -> ProxyOptions) -> Self {
+        Self::around(layers, |upstream| Program::start(&Node::Machine, options(upstream)))
+    }
+
+    /// Starts a world around a program that the test starts itself, from options that name the upstream.
+    pub(crate) fn around(layers: Vec<Blob>, program: impl FnOnce(ProxyOptions) -> anyhow::Result<Program>) -> Self {
         let registry =
             Registry::start_with(&Node::Machine, &RegistryOptions { empty: true, ..RegistryOptions::default() });
         let registry = registry.unwrap();
         let image = push::image(&registry, REPOSITORY, "latest", layers);
         let relay = Relay::start(registry.at()).unwrap();
-        let proxy = Proxy::start(&Node::Machine, options(ProxyOptions::new(relay.at()))).unwrap();
+        let proxy = program(ProxyOptions::new(relay.at())).unwrap();
         Self { stage: Stage { proxy, relay, registry }, image }
     }
 
@@ -134,10 +140,10 @@ impl World {
         self.stage.proxy.metrics().unwrap().get(series).copied().unwrap_or_default()
     }
 
-    /// The files of the data folder whose path contains `text`, the catalog's own left out.
+    /// The files of the data folders whose path contains `text`, the catalog's own left out.
     pub(crate) fn files(&self, text: &str) -> Vec<PathBuf> {
         let mut found = Vec::new();
-        walk(&self.stage.proxy.store(), &mut found);
+        self.stage.proxy.stores().iter().for_each(|store| walk(store, &mut found));
         let of_catalog = |path: &Path| path.to_string_lossy().contains("catalog.db");
         found.retain(|path| !of_catalog(path) && path.to_string_lossy().contains(text));
         found

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use e2e::web::{self, Answer};
-use e2e::{Node, Proxy, wait};
+use e2e::web::{self, Answer, Download};
+use e2e::{Front, Node, wait};
 
 /// Nothing here takes longer: a server's restart, and the proxy's way back to it.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -32,13 +32,13 @@ pub(crate) struct Tally {
 
 impl Load {
     /// Asks for each path once, and takes these answers for the right ones.
-    pub(crate) fn record(proxy: &Proxy, paths: Vec<String>) -> Self {
+    pub(crate) fn record(front: &Front, paths: Vec<String>) -> Self {
         let right = paths.into_iter().map(|path| {
-            let answer = get(proxy.at(), &path).unwrap();
-            assert_eq!(answer.status, 200, "{path}: {}\n{}", answer.text(), proxy.log());
+            let answer = get(front.at(), &path).unwrap();
+            assert_eq!(answer.status, 200, "{path}: {}\n{}", answer.text(), front.log());
             (path, answer.body)
         });
-        Self { at: proxy.at(), right: right.collect() }
+        Self { at: front.at(), right: right.collect() }
     }
 
     /// Has the clients ask until `disturb` returns. No answer may be wrong.
@@ -64,14 +64,14 @@ impl Load {
     }
 
     /// Waits until every path answers rightly again, one after the other.
-    pub(crate) fn wait_whole(&self, proxy: &Proxy) {
+    pub(crate) fn wait_whole(&self, front: &Front) {
         let begin = Instant::now();
         for (path, body) in &self.right {
             let whole = wait::until(path, LIMIT.saturating_sub(begin.elapsed()), || {
                 let answer = get(self.at, path)?;
                 Ok((answer.status == 200 && answer.body == *body).then_some(()))
             });
-            whole.unwrap_or_else(|error| panic!("{error}\n{}", proxy.log()));
+            whole.unwrap_or_else(|error| panic!("{error}\n{}", front.log()));
         }
     }
 }
@@ -114,6 +114,18 @@ impl Tally {
         faults.sort();
         faults.dedup();
         faults
+    }
+}
+
+/// Checks what came of a download that something broke: the right bytes, a refusal that says when to come again, or a cut.
+pub(crate) fn assert_not_wrong(download: anyhow::Result<Download>, digest: &str) {
+    match download {
+        Ok(whole) if whole.status == 200 => assert_eq!(whole.digest, digest, "a clean end of wrong bytes"),
+        Ok(refused) => {
+            assert!(refused.status == 503 && refused.headers.contains_key("retry-after"), "{digest}: {refused:?}");
+        }
+        // Cut off.
+        Err(_) => {}
     }
 }
 

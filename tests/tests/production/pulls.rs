@@ -40,6 +40,9 @@ fn what_was_pulled_needs_no_folder_and_no_upstream() {
     assert!(pull(proxy.at(), &source) == original, "the original, elsewhere\n{}", proxy.log());
     assert_eq!(proxy.tag(REPOSITORY, "latest").unwrap(), (converted, "estargz".to_owned()));
     assert!(seaweed.requests(backing.bucket(), "GET").unwrap() > reads, "nothing came out of the bucket");
+    let count = |what: &str| proxy.metric(&format!("firstlight_disk_cache_{what}")).unwrap();
+    assert!(count("misses_total") > 0.0 && count("fetched_bytes_total") > 0.0 && count("evicted_bytes_total") > 0.0);
+    assert!((1.0..=f64::from(16 << 20)).contains(&count("held_bytes")), "{}", count("held_bytes"));
 }
 
 /// Returns the converted image that a proxy on SQLite and files makes: the production's must be the same.

@@ -1,6 +1,8 @@
 //! Every client pulls through the proxy, by tag and by digest, cold and warm, in both views, and runs a container.
 
-use e2e::{Client, Containerd, Docker, Node, Podman, Skopeo, Stage, Transport, is_root, skip};
+use e2e::{Client, Containerd, Docker, Node, Podman, Skopeo, Transport, is_root, skip};
+
+use crate::Stage;
 
 const REPOSITORY: &str = "library/python";
 const SCRIPT: &str = "import ssl, json, email, http.client; print(json.dumps({'sum': sum(range(10))}))";

@@ -1,7 +1,9 @@
 //! The proxy as a transparent mirror of Docker Hub: with the documented files every client gets the original digest, while names
 //! that begin with the proxy get the estargz view.
 
-use e2e::{Client, Containerd, Docker, Node, Podman, Stage, Transport, example, is_root, skip};
+use e2e::{Client, Containerd, Docker, Node, Podman, Transport, example, is_root, skip};
+
+use crate::Stage;
 
 const REPOSITORY: &str = "library/tiny";
 const NAME: &str = "docker.io/library/tiny:latest";

@@ -2,14 +2,16 @@
 //! nothing declared insecure.
 
 use e2e::{
-    Authority, Client, Containerd, Docker, Node, Podman, Proxy, ProxyOptions, Registry, Skopeo, Transport, example,
-    is_root, skip,
+    Authority, Client, Containerd, Docker, Node, Podman, ProxyOptions, Registry, Skopeo, Transport, example, is_root,
+    skip,
 };
+
+use crate::Program;
 
 /// A namespace with a registry and a TLS proxy `proxy.local` in it.
 struct Site {
     // Dropped in this order: the namespace last.
-    _proxy: Proxy,
+    _proxy: Program,
     registry: Registry,
     node: Node,
 }
@@ -23,7 +25,7 @@ impl Site {
         let mut options = ProxyOptions::new(registry.at());
         options.port = Some(443);
         options.tls = Some(authority.sign("proxy.local", node.address()).unwrap());
-        let proxy = Proxy::start(&node, options).unwrap();
+        let proxy = Program::start(&node, options).unwrap();
         Self { _proxy: proxy, registry, node }
     }
 

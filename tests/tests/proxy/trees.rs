@@ -1,6 +1,8 @@
 //! The tree of a converted image is the tree of its original.
 
-use e2e::{Client, Node, Skopeo, Stage, Transport, Tree, is_root, skip};
+use e2e::{Client, Node, Skopeo, Transport, Tree, is_root, skip};
+
+use crate::Stage;
 
 #[test]
 fn unpacked_trees_are_equal() {

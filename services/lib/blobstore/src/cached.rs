@@ -14,10 +14,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::Digest;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{BlobKey, BlobStore, OpenBlob, StoreError};
+use crate::{BlobKey, BlobStore, Listed, MetaKey, OpenBlob, Refusal, StoreError};
 use blob::CachedBlob;
 use cache::Cache;
 pub use counters::CacheCounts;
@@ -88,22 +89,41 @@ impl BlobStore for CachedStore {
     }
 
     async fn delete(&self, key: &BlobKey) -> Result<(), StoreError> {
-        self.delete_many(std::slice::from_ref(key)).await
+        self.cache.forget(std::slice::from_ref(key)).await;
+        self.inner.delete(key).await
     }
 
-    async fn delete_many(&self, keys: &[BlobKey]) -> Result<(), StoreError> {
+    async fn delete_many(&self, keys: &[BlobKey]) -> Result<Vec<Refusal>, StoreError> {
         self.cache.forget(keys).await;
-        match keys {
-            [key] => self.inner.delete(key).await,
-            keys => self.inner.delete_many(keys).await,
-        }
+        self.inner.delete_many(keys).await
+    }
+
+    async fn sweep_uploads_of(&self, digest: &Digest) -> Result<usize, StoreError> {
+        self.inner.sweep_uploads_of(digest).await
     }
 
     async fn sweep_uploads(&self, older_than: Duration) -> Result<usize, StoreError> {
         self.inner.sweep_uploads(older_than).await
     }
 
-    async fn list(&self, after: Option<&BlobKey>, limit: usize) -> Result<Vec<(BlobKey, u64)>, StoreError> {
+    async fn list(&self, after: Option<&BlobKey>, limit: usize) -> Result<Vec<Listed>, StoreError> {
         self.inner.list(after, limit).await
+    }
+
+    async fn put_meta(&self, key: &MetaKey, bytes: Bytes) -> Result<(), StoreError> {
+        self.inner.put_meta(key, bytes).await
+    }
+
+    /// Never cached: they may be replaced, and only a rebuild reads many.
+    async fn meta(&self, key: &MetaKey) -> Result<Option<Bytes>, StoreError> {
+        self.inner.meta(key).await
+    }
+
+    async fn delete_meta(&self, key: &MetaKey) -> Result<(), StoreError> {
+        self.inner.delete_meta(key).await
+    }
+
+    async fn list_meta(&self, after: Option<&MetaKey>, limit: usize) -> Result<Vec<MetaKey>, StoreError> {
+        self.inner.list_meta(after, limit).await
     }
 }

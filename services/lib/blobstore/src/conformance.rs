@@ -7,12 +7,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use api::Digest;
 use bytes::Bytes;
 
-use crate::{BlobKey, BlobStore, Generation, OpenBlob, StoreError};
+use crate::{BlobKey, BlobStore, Generation, Listed, MetaKey, MetaKind, OpenBlob, StoreError};
 
 /// Runs every test of this module.
 pub async fn conformance(store: &dyn BlobStore) {
@@ -25,6 +25,8 @@ pub async fn conformance(store: &dyn BlobStore) {
     lists_are_ordered_and_paged(store).await;
     many_are_deleted_together(store).await;
     sweeps_spare_what_is_whole(store).await;
+    meta_objects_are_replaced_and_deleted(store).await;
+    meta_objects_are_listed_in_order(store).await;
 }
 
 pub(crate) fn key_of(bytes: &[u8]) -> BlobKey {
@@ -156,15 +158,18 @@ pub async fn lists_are_ordered_and_paged(store: &dyn BlobStore) {
     }
     let mut listed = Vec::new();
     loop {
-        let page = store.list(listed.last().map(|(key, _)| key), 7).await.expect("a list succeeds");
+        let page = store.list(listed.last().map(|listed: &Listed| &listed.key), 7).await.expect("a list succeeds");
         assert!(page.len() <= 7, "a page has {} keys", page.len());
         if page.is_empty() {
             break;
         }
         listed.extend(page);
     }
-    assert!(listed.iter().map(|(key, _)| key).is_sorted(), "the list is out of order");
-    let listed: BTreeSet<_> = listed.into_iter().collect();
+    assert!(listed.iter().map(|listed| &listed.key).is_sorted(), "the list is out of order");
+    // To the second, and the store's clock may be another machine's.
+    let is_recent = |at: SystemTime| at.elapsed().is_ok_and(|age| age < Duration::from_secs(600));
+    assert!(listed.iter().all(|listed| is_recent(listed.put_at)), "the list tells wrong times: {listed:?}");
+    let listed: BTreeSet<_> = listed.into_iter().map(|listed| (listed.key, listed.size)).collect();
     assert!(listed.is_superset(&put), "the list lacks keys");
     assert!(store.list(None, 0).await.expect("a list succeeds").is_empty());
 
@@ -172,7 +177,7 @@ pub async fn lists_are_ordered_and_paged(store: &dyn BlobStore) {
     let keys: Vec<_> = put.iter().map(|(key, _)| key.clone()).collect();
     store.delete(&keys[3]).await.expect("a delete succeeds");
     let rest = store.list(Some(&keys[3]), usize::MAX).await.expect("a list succeeds");
-    let rest: BTreeSet<_> = rest.into_iter().map(|(key, _)| key).collect();
+    let rest: BTreeSet<_> = rest.into_iter().map(|listed| listed.key).collect();
     assert!(keys[..=3].iter().all(|key| !rest.contains(key)) && keys[4..].iter().all(|key| rest.contains(key)));
     for key in &keys {
         store.delete(key).await.expect("a delete succeeds");
@@ -186,13 +191,13 @@ pub async fn many_are_deleted_together(store: &dyn BlobStore) {
     for key in &keys[..5] {
         store.put_bytes(key, bytes.clone()).await.expect("a put succeeds");
     }
-    store.delete_many(&keys[1..]).await.expect("deleting many succeeds");
+    assert!(store.delete_many(&keys[1..]).await.expect("deleting many succeeds").is_empty());
     for key in &keys[1..] {
         assert!(matches!(store.open(key).await, Err(StoreError::NotFound { .. })), "{key} is still there");
     }
     assert_eq!(read_all(store, &keys[0]).await, bytes);
-    store.delete_many(&keys[..1]).await.expect("deleting one succeeds");
-    store.delete_many(&[]).await.expect("deleting none succeeds");
+    assert!(store.delete_many(&keys[..1]).await.expect("deleting one succeeds").is_empty());
+    assert!(store.delete_many(&[]).await.expect("deleting none succeeds").is_empty());
     assert!(matches!(store.open(&keys[0]).await, Err(StoreError::NotFound { .. })));
 }
 
@@ -204,4 +209,62 @@ pub async fn sweeps_spare_what_is_whole(store: &dyn BlobStore) {
     store.sweep_uploads(Duration::ZERO).await.expect("a sweep succeeds");
     assert_eq!(read_all(store, &key).await, bytes);
     store.delete(&key).await.expect("a delete succeeds");
+}
+
+/// Returns the key of a meta object that no other call of this process or another returns.
+fn meta_key(kind: MetaKind) -> MetaKey {
+    MetaKey::new(kind, &["conformance", &Generation::random().to_string()])
+}
+
+/// A meta object reads as it was last put, is gone when it was deleted, and is no blob.
+pub async fn meta_objects_are_replaced_and_deleted(store: &dyn BlobStore) {
+    for kind in MetaKind::ALL {
+        let key = meta_key(kind);
+        assert_eq!(store.meta(&key).await.expect("a read succeeds"), None);
+        for bytes in [&b"first"[..], b"", b"{\"a\": \"longer than the first\"}"] {
+            store.put_meta(&key, Bytes::copy_from_slice(bytes)).await.expect("a put succeeds");
+            assert_eq!(store.meta(&key).await.expect("a read succeeds").as_deref(), Some(bytes));
+        }
+        store.sweep_uploads(Duration::ZERO).await.expect("a sweep succeeds");
+        assert!(store.meta(&key).await.expect("a read succeeds").is_some(), "a sweep took a meta object");
+        store.delete_meta(&key).await.expect("a delete succeeds");
+        store.delete_meta(&key).await.expect("deleting nothing succeeds");
+        assert_eq!(store.meta(&key).await.expect("a read succeeds"), None);
+    }
+}
+
+/// Lists of meta objects are in order, resume after a key (present or not), and end with an empty answer; lists of
+/// blobs have none of them.
+pub async fn meta_objects_are_listed_in_order(store: &dyn BlobStore) {
+    let put: BTreeSet<_> = (0..30).map(|n: usize| meta_key(MetaKind::ALL[n % MetaKind::ALL.len()])).collect();
+    for key in &put {
+        store.put_meta(key, Bytes::from_static(b"{}")).await.expect("a put succeeds");
+    }
+    let blob = key_of(b"beside meta objects");
+    store.put_bytes(&blob, Bytes::from_static(b"beside meta objects")).await.expect("a put succeeds");
+    let mut listed: Vec<MetaKey> = Vec::new();
+    loop {
+        let page = store.list_meta(listed.last(), 7).await.expect("a list succeeds");
+        assert!(page.len() <= 7, "a page has {} keys", page.len());
+        if page.is_empty() {
+            break;
+        }
+        listed.extend(page);
+    }
+    assert!(listed.is_sorted(), "the list is out of order");
+    let listed: BTreeSet<_> = listed.into_iter().collect();
+    assert!(listed.is_superset(&put), "the list lacks keys");
+    assert!(store.list_meta(None, 0).await.expect("a list succeeds").is_empty());
+    let blobs = store.list(None, usize::MAX).await.expect("a list succeeds");
+    assert!(blobs.iter().any(|listed| listed.key == blob), "the list of blobs lacks one");
+
+    let keys: Vec<_> = put.into_iter().collect();
+    store.delete_meta(&keys[3]).await.expect("a delete succeeds");
+    let rest: BTreeSet<_> =
+        store.list_meta(Some(&keys[3]), usize::MAX).await.expect("a list succeeds").into_iter().collect();
+    assert!(keys[..=3].iter().all(|key| !rest.contains(key)) && keys[4..].iter().all(|key| rest.contains(key)));
+    for key in &keys {
+        store.delete_meta(key).await.expect("a delete succeeds");
+    }
+    store.delete(&blob).await.expect("a delete succeeds");
 }

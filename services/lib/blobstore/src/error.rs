@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::BlobKey;
+use crate::{BlobKey, MAX_META, MetaKey};
 
 /// Why a store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +15,12 @@ pub enum StoreError {
     NotFound {
         /// The key asked for.
         key: BlobKey,
+    },
+    /// What lies under a meta object's key is too large to be one.
+    #[error("{key} has more than the {MAX_META} bytes that a meta object may have: remove it, nothing here wrote it")]
+    MetaTooLarge {
+        /// The key asked for.
+        key: MetaKey,
     },
     /// There is no room left, or none that this user may take.
     #[error("no room left to {action} {}", path.display())]
@@ -111,7 +117,11 @@ impl StoreError {
     /// Tells whether the same call may succeed a little later without anybody changing anything.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::NotFound { .. } | Self::Full { .. } | Self::Truncated { .. } | Self::Refused { .. } => false,
+            Self::NotFound { .. }
+            | Self::MetaTooLarge { .. }
+            | Self::Full { .. }
+            | Self::Truncated { .. }
+            | Self::Refused { .. } => false,
             Self::Unavailable { .. } => true,
             Self::Io { source, .. } => {
                 let out_of_files = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE]
@@ -133,6 +143,7 @@ impl StoreError {
         };
         match self {
             Self::NotFound { key } => Self::NotFound { key: key.clone() },
+            Self::MetaTooLarge { key } => Self::MetaTooLarge { key: key.clone() },
             Self::Full { action, path, source } => Self::Full { action, path: path.clone(), source: io(source) },
             Self::Truncated { path, size } => Self::Truncated { path: path.clone(), size: *size },
             Self::Io { action, path, source } => Self::Io { action, path: path.clone(), source: io(source) },

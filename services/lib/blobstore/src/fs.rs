@@ -2,6 +2,7 @@
 
 mod blob;
 mod list;
+mod meta;
 mod partial;
 #[cfg(test)]
 mod tests;
@@ -10,7 +11,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use api::Algorithm;
 use async_trait::async_trait;
@@ -18,7 +19,7 @@ use bytes::Bytes;
 use telemetry::blocking;
 
 use crate::key::Kind;
-use crate::{BlobKey, BlobStore, OpenBlob, StoreError};
+use crate::{BlobKey, BlobStore, Listed, MetaKey, MetaKind, OpenBlob, StoreError};
 use blob::FsBlob;
 use partial::Partial;
 
@@ -48,6 +49,10 @@ impl FsStore {
             }
             sync_dir(&folder)?;
         }
+        for kind in MetaKind::ALL {
+            make(&root.join(kind.folder()))?;
+        }
+        sync_dir(&root.join("meta"))?;
         let partial = root.join(partial::FOLDER);
         make(&partial)?;
         sync_dir(root)?;
@@ -59,9 +64,9 @@ impl FsStore {
         self.root.join(key.to_string())
     }
 
-    /// Makes the folder of `key`, durably, and returns it.
-    fn make_folder(&self, key: &BlobKey) -> Result<PathBuf, StoreError> {
-        let folder = self.root.join(key.folder());
+    /// Makes the folder `name`, whose parent is there, durably, and returns its path.
+    fn make_folder(&self, name: &str) -> Result<PathBuf, StoreError> {
+        let folder = self.root.join(name);
         match fs::create_dir(&folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(StoreError::io("make the directory", &folder, error));
@@ -76,8 +81,10 @@ impl FsStore {
     fn put_file_blocking(&self, key: &BlobKey, file: &Path) -> Result<(), StoreError> {
         // The order is what a crash must not break: bytes on disk, then the name, then the folder's entry on disk.
         let source = File::open(file).map_err(|e| StoreError::io("open", file, e))?;
-        let folder = self.make_folder(key)?;
+        let folder = self.make_folder(&key.folder())?;
         let target = self.path(key);
+        // The time of the put and not of the last write, which may be long ago: what no row names is deleted by its age.
+        source.set_modified(SystemTime::now()).map_err(|e| StoreError::io("set the time of", file, e))?;
         source.sync_all().map_err(|e| StoreError::io("sync", file, e))?;
         match fs::rename(file, &target) {
             Ok(()) => sync_dir(&folder),
@@ -93,7 +100,7 @@ impl FsStore {
     }
 
     fn put_bytes_blocking(&self, key: &BlobKey, bytes: &[u8]) -> Result<(), StoreError> {
-        let folder = self.make_folder(key)?;
+        let folder = self.make_folder(&key.folder())?;
         let mut partial = Partial::create(&self.root)?;
         partial.fill(&mut &*bytes)?;
         partial.publish(&self.path(key))?;
@@ -146,9 +153,29 @@ impl BlobStore for FsStore {
         blocking(move || partial::sweep(&folder, older_than)).await
     }
 
-    async fn list(&self, after: Option<&BlobKey>, limit: usize) -> Result<Vec<(BlobKey, u64)>, StoreError> {
+    async fn list(&self, after: Option<&BlobKey>, limit: usize) -> Result<Vec<Listed>, StoreError> {
         let (store, after) = (self.clone(), after.cloned());
         blocking(move || list::list(&store.root, after.as_ref(), limit)).await
+    }
+
+    async fn put_meta(&self, key: &MetaKey, bytes: Bytes) -> Result<(), StoreError> {
+        let (store, key) = (self.clone(), key.clone());
+        blocking(move || meta::put(&store, &key, &bytes)).await
+    }
+
+    async fn meta(&self, key: &MetaKey) -> Result<Option<Bytes>, StoreError> {
+        let (store, key) = (self.clone(), key.clone());
+        blocking(move || meta::read(&store, &key)).await
+    }
+
+    async fn delete_meta(&self, key: &MetaKey) -> Result<(), StoreError> {
+        let (store, key) = (self.clone(), key.clone());
+        blocking(move || meta::delete(&store, &key)).await
+    }
+
+    async fn list_meta(&self, after: Option<&MetaKey>, limit: usize) -> Result<Vec<MetaKey>, StoreError> {
+        let (store, after) = (self.clone(), after.cloned());
+        blocking(move || meta::list(&store, after.as_ref(), limit)).await
     }
 }
 

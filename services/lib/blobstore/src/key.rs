@@ -123,6 +123,12 @@ impl BlobKey {
         &self.digest
     }
 
+    /// Returns what the text forms of all keys of a blob begin with, whatever their generation.
+    pub(crate) fn blob_prefix(digest: &Digest) -> String {
+        let hex = digest.hex();
+        format!("{}/{}/{}/{hex}.", Kind::Blob.folder(), digest.algorithm().name(), &hex[..2])
+    }
+
     /// Returns the folder that holds this key's file: the text form without its last segment.
     pub(crate) fn folder(&self) -> String {
         format!("{}/{}/{}", self.kind.folder(), self.digest.algorithm().name(), &self.digest.hex()[..2])
@@ -169,6 +175,14 @@ mod tests {
         let text = BlobKey::toc(&sha512, Generation(10)).to_string();
         assert!(text.starts_with("tocs/sha512/07/0707"), "{text}");
         assert!(text.ends_with("07.000000000000000a"), "{text}");
+    }
+
+    #[test]
+    fn every_key_of_a_blob_has_its_prefix() {
+        let digest = Digest::of(b"x");
+        let key = BlobKey::blob(&digest, Generation::random()).to_string();
+        assert_eq!(key.len(), BlobKey::blob_prefix(&digest).len() + Generation::DIGITS);
+        assert!(key.starts_with(&BlobKey::blob_prefix(&digest)), "{key}");
     }
 
     #[test]

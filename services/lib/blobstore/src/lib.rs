@@ -1,7 +1,8 @@
 //! Bytes by key: a directory, or S3 behind a disk cache; the only user of aws-sdk-s3.
 //!
 //! A store keeps what it is given under a [`BlobKey`] and knows nothing of what the bytes mean. Bytes are written
-//! before the row that names their key, and deleted after it, so a key that a row names is always there.
+//! before the row that names their key, and deleted after it, so a key that a row names is always there. Beside the
+//! bytes lie meta objects, each under a [`MetaKey`]: what a lost database can be rebuilt from.
 
 mod bridge;
 mod cached;
@@ -12,6 +13,7 @@ mod error;
 mod fs;
 mod key;
 mod local;
+mod meta;
 mod s3;
 mod store;
 
@@ -20,5 +22,6 @@ pub use disk::free_fraction;
 pub use error::{Cause, StoreError};
 pub use fs::FsStore;
 pub use key::{BlobKey, Generation, KeyError};
-pub use s3::{S3Config, S3Store};
-pub use store::{BlobStore, OpenBlob};
+pub use meta::{MAX_META, MetaKey, MetaKind};
+pub use s3::{LONGEST_PUT, S3Config, S3Store};
+pub use store::{BlobStore, Listed, OpenBlob, Refusal};

@@ -6,6 +6,7 @@ mod config;
 mod delete;
 mod error;
 mod list;
+mod meta;
 mod sweep;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -15,14 +16,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::Digest;
 use async_trait::async_trait;
 use bytes::Bytes;
 use telemetry::blocking;
 
-use crate::{BlobKey, BlobStore, OpenBlob, StoreError};
+use crate::error::Cause;
+use crate::{BlobKey, BlobStore, Listed, MetaKey, OpenBlob, Refusal, StoreError};
 use blob::S3Blob;
 use bucket::Bucket;
 pub use config::S3Config;
+
+/// How long a put may take; one that takes longer is given up. So an upload that began longer ago is nobody's.
+pub const LONGEST_PUT: Duration = Duration::from_secs(12 * 60 * 60);
 
 /// A store in a bucket of an S3-compatible service; each key's text form, behind a prefix, is an object's name.
 ///
@@ -60,7 +66,8 @@ impl BlobStore for S3Store {
         let path = file.to_owned();
         let asked =
             blocking(move || std::fs::metadata(&path).map_err(|e| StoreError::io("ask for the size of", &path, e)));
-        upload::put_file(&self.bucket, key, file, asked.await?.len()).await?;
+        let put = upload::put_file(&self.bucket, key, file, asked.await?.len());
+        within(LONGEST_PUT, || self.bucket.place(key), Box::pin(put)).await?;
         let path = file.to_owned();
         blocking(move || std::fs::remove_file(&path).map_err(|e| StoreError::io("remove", &path, e))).await
     }
@@ -77,7 +84,7 @@ impl BlobStore for S3Store {
         delete::delete(&self.bucket, key).await
     }
 
-    async fn delete_many(&self, keys: &[BlobKey]) -> Result<(), StoreError> {
+    async fn delete_many(&self, keys: &[BlobKey]) -> Result<Vec<Refusal>, StoreError> {
         delete::delete_many(&self.bucket, keys).await
     }
 
@@ -85,7 +92,39 @@ impl BlobStore for S3Store {
         sweep::sweep(&self.bucket, older_than).await
     }
 
-    async fn list(&self, after: Option<&BlobKey>, limit: usize) -> Result<Vec<(BlobKey, u64)>, StoreError> {
+    async fn sweep_uploads_of(&self, digest: &Digest) -> Result<usize, StoreError> {
+        sweep::sweep_of(&self.bucket, digest).await
+    }
+
+    async fn list(&self, after: Option<&BlobKey>, limit: usize) -> Result<Vec<Listed>, StoreError> {
         list::list(&self.bucket, after, limit).await
     }
+
+    async fn put_meta(&self, key: &MetaKey, bytes: Bytes) -> Result<(), StoreError> {
+        meta::put(&self.bucket, key, bytes).await
+    }
+
+    async fn meta(&self, key: &MetaKey) -> Result<Option<Bytes>, StoreError> {
+        meta::read(&self.bucket, key).await
+    }
+
+    async fn delete_meta(&self, key: &MetaKey) -> Result<(), StoreError> {
+        meta::delete(&self.bucket, key).await
+    }
+
+    async fn list_meta(&self, after: Option<&MetaKey>, limit: usize) -> Result<Vec<MetaKey>, StoreError> {
+        meta::list(&self.bucket, after, limit).await
+    }
+}
+
+/// Does `put`, and gives up after `limit`.
+async fn within(
+    limit: Duration,
+    place: impl FnOnce() -> String,
+    put: impl Future<Output = Result<(), StoreError>>,
+) -> Result<(), StoreError> {
+    tokio::time::timeout(limit, put).await.unwrap_or_else(|_elapsed| {
+        let source = Cause::new(format!("it took longer than {limit:?}"));
+        Err(StoreError::Unavailable { action: "put", place: place(), source })
+    })
 }

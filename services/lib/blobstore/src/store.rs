@@ -4,12 +4,33 @@ use std::fmt::Debug;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use api::Digest;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{BlobKey, StoreError};
+use crate::{BlobKey, MetaKey, StoreError};
+
+/// What a store lists of a key.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listed {
+    /// The key.
+    pub key: BlobKey,
+    /// How many bytes lie under it.
+    pub size: u64,
+    /// When they were put, by the store's clock; to the second.
+    pub put_at: SystemTime,
+}
+
+/// A key whose bytes a store did not delete.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The key.
+    pub key: BlobKey,
+    /// Why.
+    pub error: StoreError,
+}
 
 /// A place for bytes. What a put stored is complete, durable and never changes; nothing else is ever visible.
 ///
@@ -34,22 +55,53 @@ pub trait BlobStore: Send + Sync + Debug {
     /// Deletes the bytes of `key`; no error when there are none.
     async fn delete(&self, key: &BlobKey) -> Result<(), StoreError>;
 
-    /// Deletes the bytes of every one of `keys`, in as few calls to the store as it allows; no error for those that
-    /// have none. On an error any of them may be deleted.
-    async fn delete_many(&self, keys: &[BlobKey]) -> Result<(), StoreError> {
+    /// Deletes the bytes of every one of `keys`, in as few calls to the store as it allows, and returns those that it
+    /// refused to delete, each with why: one of them keeps none of the others. Keys that have no bytes are not refused.
+    ///
+    /// # Errors
+    /// When the store refuses or fails as a whole; any of them may be deleted then.
+    async fn delete_many(&self, keys: &[BlobKey]) -> Result<Vec<Refusal>, StoreError> {
+        let mut refused = Vec::new();
         for key in keys {
-            self.delete(key).await?;
+            if let Err(error) = self.delete(key).await {
+                refused.push(Refusal { key: key.clone(), error });
+            }
         }
-        Ok(())
+        Ok(refused)
     }
 
     /// Takes away what puts that never came to an end have left, where they began longer than `older_than` ago, and
     /// returns how many there were. Choose it longer than any put takes: a put that still runs may fail.
     async fn sweep_uploads(&self, older_than: Duration) -> Result<usize, StoreError>;
 
-    /// Returns up to `limit` keys that sort after `after` (from the first when `None`), in order, each with its
-    /// size in bytes. An empty answer means that there are no more.
-    async fn list(&self, after: Option<&BlobKey>, limit: usize) -> Result<Vec<(BlobKey, u64)>, StoreError>;
+    /// Takes away what puts of blobs with `digest` have left that never came to an end, however old, and returns how many
+    /// there were. For who alone should put that digest now: a put of it that still runs elsewhere fails with an error
+    /// that is transient. A store that cannot tell whose a left-over is leaves it to [`BlobStore::sweep_uploads`].
+    async fn sweep_uploads_of(&self, digest: &Digest) -> Result<usize, StoreError> {
+        let _digest = digest;
+        Ok(0)
+    }
+
+    /// Returns up to `limit` keys that sort after `after` (from the first when `None`), in order. An empty answer
+    /// means that there are no more.
+    async fn list(&self, after: Option<&BlobKey>, limit: usize) -> Result<Vec<Listed>, StoreError>;
+
+    /// Stores a meta object, in place of the one that `key` had. When this returns it is durable; who reads meanwhile
+    /// reads the old one or the new one, whole.
+    async fn put_meta(&self, key: &MetaKey, bytes: Bytes) -> Result<(), StoreError>;
+
+    /// Returns the meta object of `key`, or `None` when there is none.
+    ///
+    /// # Errors
+    /// [`StoreError::MetaTooLarge`] when it is larger than [`crate::MAX_META`].
+    async fn meta(&self, key: &MetaKey) -> Result<Option<Bytes>, StoreError>;
+
+    /// Deletes the meta object of `key`; no error when there is none.
+    async fn delete_meta(&self, key: &MetaKey) -> Result<(), StoreError>;
+
+    /// Returns up to `limit` keys of meta objects that sort after `after` (from the first when `None`), in order. An
+    /// empty answer means that there are no more.
+    async fn list_meta(&self, after: Option<&MetaKey>, limit: usize) -> Result<Vec<MetaKey>, StoreError>;
 }
 
 /// Stored bytes, opened.

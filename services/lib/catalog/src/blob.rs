@@ -29,9 +29,9 @@ impl Catalog {
         found.map(|(size, key)| from_columns(digest, size, key)).transpose()
     }
 
-    /// Records bytes that are in the store, links `links` to them, and ends their fill, all or nothing. Returns the
-    /// row that stands: the first one recorded for the digest wins, and who gets another key than its own deletes
-    /// the bytes it stored.
+    /// Records bytes that are in the store, links `links` to them, and ends their fills from the upstreams of these, all
+    /// or nothing. Returns the row that stands: the first one recorded for the digest wins, and who gets another key
+    /// than its own deletes the bytes it stored.
     ///
     /// # Errors
     /// Those of the database.
@@ -43,7 +43,7 @@ impl Catalog {
     }
 }
 
-/// Records `blob`, links `links` to it, and ends its fill; returns the row that stands.
+/// Records `blob`, links `links` to it, and ends its fills from their upstreams; returns the row that stands.
 pub(crate) async fn store(
     session: &mut Session,
     blob: &BlobRow,
@@ -52,27 +52,30 @@ pub(crate) async fn store(
     let standing = insert(session, blob).await?;
     for repository in links {
         link::insert(session, repository, &blob.digest).await?;
+        // Who fills it from another upstream ends that by itself, or somebody for it: it may have an upload to remove.
+        fill::end(session, &blob.digest, repository.upstream()).await?;
     }
-    fill::end(session, &blob.digest).await?;
     Ok(standing)
 }
 
-/// Records `blob` unless its digest has a row with a key, and returns the row that stands.
+/// Records `blob` unless its digest has a row with a key, and returns the row that stands, which counts as used now.
 ///
 /// Until the transaction ends nobody changes or deletes that row: an update locks it even if it changes nothing, where
 /// `DO NOTHING` and a look afterwards would leave a gap for whoever deletes it.
 pub(crate) async fn insert(session: &mut Session, blob: &BlobRow) -> Result<BlobRow, CatalogError> {
-    let insert = query(
-        "INSERT INTO blobs (digest, size, store_key) VALUES ($1, $2, $3) \
-         ON CONFLICT (digest) DO UPDATE SET \
+    let insert = session.timed(
+        "INSERT INTO blobs (digest, size, store_key, used_at) VALUES ($1, $2, $3, {now}) \
+         ON CONFLICT (digest) DO UPDATE SET used_at = excluded.used_at, \
          store_key = CASE WHEN blobs.store_key = '' THEN excluded.store_key ELSE blobs.store_key END \
          RETURNING size, store_key",
-    )
-    .bind(&blob.digest)
-    .bind(row::to_sql("a blob's size", blob.size)?)
-    .bind(&blob.key);
+    );
+    let insert = insert.bind(&blob.digest).bind(row::to_sql("a blob's size", blob.size)?).bind(&blob.key);
     let (size, key) = session.one(insert).await?;
-    from_columns(&blob.digest, size, key)
+    let standing = from_columns(&blob.digest, size, key)?;
+    if standing.key == blob.key {
+        session.grew(blob.size);
+    }
+    Ok(standing)
 }
 
 fn from_columns(digest: &Digest, size: i64, key: String) -> Result<BlobRow, CatalogError> {

@@ -2,10 +2,13 @@
 //!
 //! Each function panics at the first thing that is wrong and hands on errors of the database.
 
+mod abandoned;
+mod gc;
 mod leases;
 mod links;
 mod lost;
 mod races;
+mod rebuild;
 mod twins;
 mod views;
 mod watches;
@@ -30,6 +33,7 @@ pub async fn conformance(catalog: &Catalog) -> Result<(), CatalogError> {
     links::named_by_a_linked_manifest(catalog).await?;
     links::twins_inherit(catalog).await?;
     links::views_inherit(catalog).await?;
+    views::what_names_a_digest_is_found(catalog).await?;
     twins::a_conversion_ends_once(catalog).await?;
     twins::a_refusal_is_final(catalog).await?;
     twins::unfinished_conversions_are_listed(catalog).await?;
@@ -41,20 +45,38 @@ pub async fn conformance(catalog: &Catalog) -> Result<(), CatalogError> {
     lost::a_lost_manifest_keeps_its_place(catalog).await?;
     lost::a_lost_twin_is_made_again(catalog).await?;
     lost::a_lost_twin_has_the_source_of_who_asks(catalog).await?;
+    rebuild::marks_stay_until_they_are_removed(catalog).await?;
+    rebuild::a_catalog_has_one_tie(catalog).await?;
+    rebuild::what_is_recorded_is_read_page_by_page(catalog).await?;
+    rebuild::twins_are_restored(catalog).await?;
+    rebuild::views_are_restored(catalog).await?;
     leases::leases_run_out(catalog).await?;
     leases::leases_are_apart(catalog).await?;
     leases::only_the_holder_commits(catalog).await?;
+    leases::abandoned_work_is_listed(catalog).await?;
+    leases::old_leases_are_swept(catalog).await?;
+    abandoned::a_dead_owners_conversion_rests_for_a_while(catalog).await?;
+    abandoned::conversions_come_page_by_page(catalog).await?;
+    gc::the_longest_unused_come_first(catalog).await?;
+    gc::a_unit_goes_together(catalog).await?;
+    gc::what_is_needed_stays(catalog).await?;
+    gc::only_dead_keys_are_deleted(catalog).await?;
+    gc::moments_are_noted(catalog).await?;
+    watches::postponing_wakes_who_waits(catalog, catalog).await?;
+    gc::a_large_unit_goes_together(catalog).await?;
     watches::ends_wake_who_waits(catalog, catalog).await
 }
 
 /// Runs the tests with many callers on two catalogs, which are one database.
 pub async fn races(one: &Catalog, other: &Catalog) -> Result<(), CatalogError> {
     races::one_winner_each([one, other]).await?;
-    leases::one_of_many_gets_the_work([one, other]).await
+    leases::one_of_many_gets_the_work([one, other]).await?;
+    gc::a_rows_key_is_never_deleted([one, other]).await
 }
 
 /// Runs the tests of watches with two catalogs, which are one database that carries notes between them.
 pub async fn watches(one: &Catalog, other: &Catalog) -> Result<(), CatalogError> {
+    watches::postponing_wakes_who_waits(one, other).await?;
     watches::ends_wake_who_waits(one, other).await
 }
 
@@ -92,7 +114,9 @@ pub async fn the_first_blob_wins(catalog: &Catalog) -> Result<(), CatalogError> 
     }
     let largest = BlobRow { digest: Digest::from_sha512(&[1; 64]), size: i64::MAX as u64, key: "k".into() };
     catalog.add_blob(&largest, &[]).await?;
-    assert_eq!(catalog.blob(&largest.digest).await?, Some(largest));
+    assert_eq!(catalog.blob(&largest.digest).await?, Some(largest.clone()));
+    // All sizes together have the same bound as each.
+    catalog.lose_blob(&largest.digest, &largest.key).await?;
     Ok(())
 }
 
@@ -159,25 +183,37 @@ pub async fn tags_move_forward(catalog: &Catalog) -> Result<(), CatalogError> {
     Ok(())
 }
 
-/// A fill is listed until it ends or its blob is recorded.
+/// A fill is listed until it ends or its blob is recorded, apart from that of the same blob from another upstream.
 pub async fn fills_end(catalog: &Catalog) -> Result<(), CatalogError> {
     let (home, other) = (repository("fill/home"), repository("fill/other"));
+    let elsewhere = Repository::parse("ghcr.io/fill/home").expect("a repository");
     let mut rows: Vec<FillRow> =
         (0..3).map(|n| FillRow { digest: digest(&format!("fill {n}")), repository: home.clone(), size: n }).collect();
     rows.sort_by_key(|row| row.digest.to_string());
     for row in &rows {
-        catalog.begin_fill(&row.digest, &row.repository, row.size).await?;
+        assert!(!catalog.begin_fill(&row.digest, &row.repository, row.size).await?);
     }
     assert_eq!(catalog.unfinished_fills().await?, rows);
     rows[0].repository = other.clone();
-    catalog.begin_fill(&rows[0].digest, &other, rows[0].size).await?;
+    assert!(catalog.begin_fill(&rows[0].digest, &other, rows[0].size).await?);
     assert_eq!(catalog.unfinished_fills().await?, rows);
-    catalog.end_fill(&rows[1].digest).await?;
-    catalog.end_fill(&rows[1].digest).await?;
+    for row in &rows {
+        assert!(!catalog.begin_fill(&row.digest, &elsewhere, 7).await?, "the other upstream's");
+    }
+    for _ in 0..2 {
+        catalog.end_fill(&rows[1].digest, home.upstream()).await?;
+    }
     let stored = BlobRow { digest: rows[2].digest.clone(), size: rows[2].size, key: "fill".into() };
     catalog.add_blob(&stored, &[&home]).await?;
-    assert_eq!(catalog.unfinished_fills().await?, rows[..1]);
-    catalog.end_fill(&rows[0].digest).await
+    let (of_elsewhere, left): (Vec<_>, Vec<_>) =
+        catalog.unfinished_fills().await?.into_iter().partition(|row| row.repository == elsewhere);
+    assert_eq!(left, rows[..1]);
+    assert!(of_elsewhere.iter().map(|row| &row.digest).eq(rows.iter().map(|row| &row.digest)), "{of_elsewhere:?}");
+    catalog.end_fill(&rows[0].digest, home.upstream()).await?;
+    for row in &of_elsewhere {
+        catalog.end_fill(&row.digest, elsewhere.upstream()).await?;
+    }
+    Ok(())
 }
 
 /// The first description of a profile stays.
@@ -186,6 +222,12 @@ pub async fn profiles_keep_their_meaning(catalog: &Catalog) -> Result<(), Catalo
     catalog.record_profile("p1", "level 6").await?;
     catalog.record_profile("p1", "level 7").await?;
     assert_eq!(catalog.profile("p1").await?.as_deref(), Some("level 6"));
+    assert!(!catalog.needed_profiles().await?.contains(&"p1".to_owned()), "nothing was made under it");
+    let (source, twin) = (digest("profile source"), twins::twin("profile source"));
+    catalog.begin_conversion(&source, "p1", &repository("profile/home")).await?;
+    assert!(!catalog.needed_profiles().await?.contains(&"p1".to_owned()), "nothing was made under it yet");
+    catalog.finish_conversion(&source, "p1", &twin, "profile key", "profile toc").await?;
+    assert!(catalog.needed_profiles().await?.contains(&"p1".to_owned()));
     Ok(())
 }
 

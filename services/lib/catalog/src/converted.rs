@@ -17,6 +17,27 @@ impl Catalog {
         find(&mut session, source).await
     }
 
+    /// Returns the converted manifest or index of `source`, and whether the store has the meta object that says so: only
+    /// then may it be answered. `None` when none was committed.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn converted_and_noted(&self, source: &Digest) -> Result<Option<(Digest, bool)>, CatalogError> {
+        let select = query("SELECT manifest, noted FROM converted WHERE source = $1").bind(source);
+        let found: Option<(String, i64)> = self.reading("look up a view").await?.optional(select).await?;
+        found.map(|(manifest, noted)| Ok((row::digest("converted.manifest", &manifest)?, noted != 0))).transpose()
+    }
+
+    /// Records that the store has the meta object of the converted form of `source`.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn converted_is_noted(&self, source: &Digest) -> Result<(), CatalogError> {
+        let update = query("UPDATE converted SET noted = 1 WHERE source = $1 AND noted = 0").bind(source);
+        self.writing("record a view's note").await?.run(update).await?;
+        Ok(())
+    }
+
     /// Returns the profile that the converted manifest or index of `source` was made under, or `None` when none was
     /// committed.
     ///

@@ -82,8 +82,9 @@ impl Catalog {
     /// Returns a session that reads, for a call that would `action`.
     pub(crate) async fn reading(&self, action: &'static str) -> Result<Session, CatalogError> {
         let connection = match &self.inner.pools {
-            Pools::Sqlite(pools) => pools.reader().await,
-            Pools::Postgres(pools) => pools.connection().await,
+            // Boxed for the same reason as a session's statements.
+            Pools::Sqlite(pools) => Box::pin(pools.reader()).await,
+            Pools::Postgres(pools) => Box::pin(pools.connection()).await,
         };
         let connection = connection.map_err(CatalogError::of(action))?;
         Ok(Session::new(connection, action, self.notes().clone()))
@@ -92,8 +93,8 @@ impl Catalog {
     /// Returns a session for single writing statements.
     pub(crate) async fn writing(&self, action: &'static str) -> Result<Session, CatalogError> {
         let connection = match &self.inner.pools {
-            Pools::Sqlite(pools) => pools.writer().await,
-            Pools::Postgres(pools) => pools.connection().await,
+            Pools::Sqlite(pools) => Box::pin(pools.writer()).await,
+            Pools::Postgres(pools) => Box::pin(pools.connection()).await,
         };
         let connection = connection.map_err(CatalogError::of(action))?;
         Ok(Session::new(connection, action, self.notes().clone()))

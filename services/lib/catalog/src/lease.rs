@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use api::Digest;
 
-use crate::query::{Query, query};
+use crate::query::{Query, Value, query};
 use crate::session::Session;
 use crate::{Catalog, CatalogError};
 pub use holding::Holding;
@@ -29,12 +29,15 @@ pub enum Work {
         /// The id of the profile.
         profile: String,
     },
+    /// Evicting, and deleting what was evicted.
+    Collection,
 }
 
 /// A process that does work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
-    /// Its name; no other process has it, and a process that is started again has another.
+    /// Its name. No other process that runs has it. One that is started again on the same data folder has the one of
+    /// the process before, which is gone, and takes up its work without waiting.
     pub id: String,
     /// Where other processes reach it; empty: nowhere.
     pub address: String,
@@ -65,18 +68,22 @@ pub enum Claim {
 
 impl Work {
     /// Returns kind, subject and scope as the table has them.
-    fn columns(&self) -> (&'static str, &Digest, &str) {
+    fn columns(&self) -> (&'static str, Value, &str) {
         match self {
-            Self::Fill { digest, upstream } => ("fill", digest, upstream),
-            Self::Conversion { source, profile } => ("conversion", source, profile),
+            Self::Fill { digest, upstream } => ("fill", digest.into(), upstream),
+            Self::Conversion { source, profile } => ("conversion", source.into(), profile),
+            Self::Collection => ("gc", "".into(), ""),
         }
     }
 }
 
 impl fmt::Display for Work {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (kind, subject, scope) = self.columns();
-        write!(f, "{kind} of {subject} ({scope})")
+        match self {
+            Self::Fill { digest, upstream } => write!(f, "fill of {digest} ({upstream})"),
+            Self::Conversion { source, profile } => write!(f, "conversion of {source} ({profile})"),
+            Self::Collection => f.write_str("collection"),
+        }
     }
 }
 
@@ -112,7 +119,8 @@ fn bind(work: &Work, statement: Query) -> Query {
 // === impl Catalog ===
 
 /// Numbers a claim. Counted over all work and never taken back, so that a lease never has an earlier one's number, not
-/// even of work whose row came and went. Claims wait here for each other, for as long as [`CLAIM`] takes.
+/// even of work whose row came and went. Claims wait here for each other, for as long as [`CLAIM`] takes; so where the
+/// database lets a `WITH` write, both are one statement, and no process that is stopped between them holds up the rest.
 const NEXT_EPOCH: &str = "UPDATE lease_epochs SET last = last + 1 RETURNING last";
 
 /// A lease that is free is taken, and then its owner is the caller; else nothing changes. The owner comes back.
@@ -120,7 +128,7 @@ const NEXT_EPOCH: &str = "UPDATE lease_epochs SET last = last + 1 RETURNING last
 /// `excluded.expires_at - $6` is now, the same moment in every column. An owner's own lease counts as free: a claim
 /// whose answer got lost is repeated.
 const CLAIM: &str = "\
-INSERT INTO leases (kind, subject, scope, owner, address, expires_at, epoch) VALUES ($1, $2, $3, $4, $5, {now} + $6, $7)
+INSERT INTO leases (kind, subject, scope, owner, address, expires_at, epoch) {row}
 ON CONFLICT (kind, subject, scope) DO UPDATE SET
     owner = CASE WHEN {held} THEN leases.owner ELSE excluded.owner END,
     address = CASE WHEN {held} THEN leases.address ELSE excluded.address END,
@@ -137,12 +145,23 @@ impl Catalog {
     /// # Errors
     /// Those of the database.
     pub async fn claim(&self, work: &Work, owner: &Owner, ttl: Duration) -> Result<Claim, CatalogError> {
-        let mut tx = self.begin("claim work").await?;
-        let (epoch,): (i64,) = tx.one(query(NEXT_EPOCH)).await?;
-        let claim = tx.timed(&CLAIM.replace("{held}", HELD));
-        let claim = bind(work, claim).bind(&owner.id).bind(&owner.address).bind(milliseconds(ttl)).bind(epoch);
-        let (epoch, id, address, expires_in): (i64, String, String, i64) = tx.one(claim).await?;
-        tx.commit().await?;
+        const ACTION: &str = "claim work";
+        let claim = CLAIM.replace("{held}", HELD);
+        let bind = |claim| bind(work, claim).bind(&owner.id).bind(&owner.address).bind(milliseconds(ttl));
+        let mut session = self.writing(ACTION).await?;
+        let (epoch, id, address, expires_in): (i64, String, String, i64) = if session.writes_in_with() {
+            let row = "SELECT $1, $2, $3, $4, $5, {now} + $6, last FROM counted";
+            let claim = format!("WITH counted AS ({NEXT_EPOCH}) {}", claim.replace("{row}", row));
+            let claim = bind(session.timed(&claim));
+            session.one(claim).await?
+        } else {
+            session.begin().await?;
+            let (epoch,): (i64,) = session.one(query(NEXT_EPOCH)).await?;
+            let claim = bind(session.timed(&claim.replace("{row}", "VALUES ($1, $2, $3, $4, $5, {now} + $6, $7)")));
+            let claimed = session.one(claim.bind(epoch)).await?;
+            session.commit().await?;
+            claimed
+        };
         if id == owner.id {
             return Ok(Claim::Granted(Lease { work: work.clone(), epoch }));
         }
@@ -172,6 +191,16 @@ impl Catalog {
         remove(&mut session, lease).await
     }
 
+    /// Ends all leases of `owner`: its work is free at once. For a process that stops.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn release_all(&self, owner: &Owner) -> Result<(), CatalogError> {
+        let delete = query("DELETE FROM leases WHERE owner = $1").bind(&owner.id);
+        self.writing("release all leases").await?.run(delete).await?;
+        Ok(())
+    }
+
     /// Returns the process that does `work`, or `None` when nobody does or the lease has expired.
     ///
     /// # Errors
@@ -192,6 +221,6 @@ async fn remove(session: &mut Session, lease: &Lease) -> Result<(), CatalogError
     Ok(())
 }
 
-fn milliseconds(ttl: Duration) -> i64 {
+pub(crate) fn milliseconds(ttl: Duration) -> i64 {
     i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX / 2)
 }

@@ -69,4 +69,18 @@ impl Catalog {
         let found: Option<(String, String)> = session.optional(select.bind(digest).bind(repository)).await?;
         found.map(|(source, profile)| Ok((row::digest("twins.source", &source)?, profile))).transpose()
     }
+
+    /// Returns repositories that had layers converted whose twin or TOC `digest` was before bytes of that twin were lost:
+    /// their sources can be filled from there. The first few, sorted.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn homes_of_lost_twin(&self, digest: &Digest) -> Result<Vec<Repository>, CatalogError> {
+        let select = query(
+            "SELECT repository FROM twins WHERE twin = $1 AND state = 'converting' \
+             UNION SELECT repository FROM twins WHERE toc = $1 AND state = 'converting' ORDER BY 1 LIMIT 16",
+        );
+        let found: Vec<(String,)> = self.reading("look up who had a twin made").await?.all(select.bind(digest)).await?;
+        found.iter().map(|(repository,)| row::repository("twins.repository", repository)).collect()
+    }
 }

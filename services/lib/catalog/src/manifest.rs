@@ -50,6 +50,22 @@ impl Catalog {
             .transpose()
     }
 
+    /// Returns up to `limit` manifests and indexes in the store that name `child`, sorted. Converted ones are left out:
+    /// what they name was made here.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn manifests_naming(&self, child: &Digest, limit: u32) -> Result<Vec<Digest>, CatalogError> {
+        let select = query(
+            "SELECT c.manifest FROM manifest_children c JOIN blobs b ON b.digest = c.manifest \
+             WHERE c.child = $1 AND b.store_key <> '' \
+             AND NOT EXISTS (SELECT 1 FROM converted v WHERE v.manifest = c.manifest) ORDER BY c.manifest LIMIT $2",
+        );
+        let mut session = self.reading("look up what names a digest").await?;
+        let found: Vec<(String,)> = session.all(select.bind(child).bind(i64::from(limit))).await?;
+        found.iter().map(|(manifest,)| row::digest("manifest_children.manifest", manifest)).collect()
+    }
+
     /// Records a manifest that is in the store, what it names, what it is about, and the link of `repository` to it,
     /// all or nothing. Returns the row that stands: the first one wins, and who gets another key than its own
     /// deletes the bytes it stored.

@@ -23,4 +23,18 @@ impl Catalog {
         let found: Option<(String,)> = self.reading("look up a profile").await?.optional(select).await?;
         Ok(found.map(|(description,)| description))
     }
+
+    /// Returns the ids of the profiles that twins were made under, sorted: whoever serves them must be able to make them
+    /// again.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn needed_profiles(&self) -> Result<Vec<String>, CatalogError> {
+        let select = query(
+            "SELECT id FROM profiles p WHERE EXISTS (SELECT 1 FROM twins t WHERE t.profile = p.id AND t.twin IS NOT NULL) \
+             ORDER BY id",
+        );
+        let found: Vec<(String,)> = self.reading("list the needed profiles").await?.all(select).await?;
+        Ok(found.into_iter().map(|(id,)| id).collect())
+    }
 }

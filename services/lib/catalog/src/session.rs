@@ -28,6 +28,8 @@ pub(crate) struct Session {
     synced: bool,
     /// Sources whose conversion this transaction ends.
     to_tell: Vec<Digest>,
+    /// Bytes of the rows that this transaction adds.
+    grown: u64,
     notes: Notes,
 }
 
@@ -44,6 +46,9 @@ pub(crate) enum Connection {
 }
 
 /// Runs `$work` with the statement's text and values as `$sql` and `$arguments` and the connection as `$on`.
+///
+/// Boxed, or every future that asks the catalog anywhere below it would be kilobytes larger, whether it does or not: a
+/// request's is moved before it runs.
 macro_rules! on_connection {
     ($session:expr, $query:expr, |$sql:ident, $arguments:ident, $on:ident| $work:expr) => {{
         let query = $query;
@@ -51,13 +56,13 @@ macro_rules! on_connection {
             Connection::Sqlite($on) => {
                 let ($sql, $arguments) = query.into_parts::<Sqlite>()?;
                 let $on = &mut **$on;
-                $work.await
+                Box::pin($work).await
             }
             Connection::Postgres { connection: $on, limit, .. } => {
                 let ($sql, $arguments) = query.into_parts::<Postgres>()?;
                 let $on = &mut **$on;
                 // The server has a limit of its own. This one is for a server that does not answer at all.
-                tokio::time::timeout(*limit, $work).await.unwrap_or_else(|_| {
+                tokio::time::timeout(*limit, Box::pin($work)).await.unwrap_or_else(|_| {
                     Err(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer from the server")))
                 })
             }
@@ -67,7 +72,16 @@ macro_rules! on_connection {
 
 impl Session {
     pub(crate) fn new(connection: Connection, action: &'static str, notes: Notes) -> Self {
-        Self { connection, action, unfinished: false, in_transaction: false, synced: false, to_tell: Vec::new(), notes }
+        Self {
+            connection,
+            action,
+            unfinished: false,
+            in_transaction: false,
+            synced: false,
+            to_tell: Vec::new(),
+            grown: 0,
+            notes,
+        }
     }
 
     /// Lets a statement take no longer than `limit`.
@@ -143,12 +157,22 @@ impl Session {
 
     /// Returns a statement in which `{now}` is the database's clock: milliseconds since 1970 (UTC).
     pub(crate) fn timed(&self, sql: &str) -> Query {
+        self.clocked(query(""), sql)
+    }
+
+    /// Appends a piece of SQL in which `{now}` is the database's clock, as [`Session::timed`] has it.
+    pub(crate) fn clocked(&self, query: Query, sql: &str) -> Query {
         let now = match self.connection {
             Connection::Sqlite(_) => "CAST(unixepoch('subsec') * 1000 AS BIGINT)",
             // Not the moment when the transaction or the statement began: it may have waited for a lock since.
             Connection::Postgres { .. } => "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)",
         };
-        query("").push(&sql.replace("{now}", now))
+        query.push(&sql.replace("{now}", now))
+    }
+
+    /// Tells whether a `WITH` may hold a statement that writes.
+    pub(crate) const fn writes_in_with(&self) -> bool {
+        matches!(self.connection, Connection::Postgres { .. })
     }
 
     /// Returns a `SELECT` whose rows nobody changes or deletes before this transaction ends.
@@ -157,6 +181,14 @@ impl Session {
             // A transaction keeps all other writers out from its beginning.
             Connection::Sqlite(_) => query(sql),
             Connection::Postgres { .. } => query(sql).push(" FOR UPDATE"),
+        }
+    }
+
+    /// Returns a `SELECT` whose text varies and whose rows nobody changes or deletes before this transaction ends.
+    pub(crate) fn lock(&self, select: Query) -> Query {
+        match self.connection {
+            Connection::Sqlite(_) => select,
+            Connection::Postgres { .. } => select.push(" FOR UPDATE"),
         }
     }
 
@@ -206,11 +238,17 @@ impl Session {
         Ok(())
     }
 
+    /// Counts bytes that are recorded as stored once this transaction is committed.
+    pub(crate) fn grew(&mut self, bytes: u64) {
+        self.grown = self.grown.saturating_add(bytes);
+    }
+
     /// Commits the transaction.
     pub(crate) async fn commit(mut self) -> Result<(), CatalogError> {
         self.finish("COMMIT").await?;
         // Watchers in this process do not wait for the way through the server.
         self.to_tell.drain(..).for_each(|source| self.notes.ended(source));
+        self.notes.grew(std::mem::take(&mut self.grown));
         self.relax().await
     }
 
@@ -218,6 +256,7 @@ impl Session {
     pub(crate) async fn rollback(mut self) -> Result<Self, CatalogError> {
         self.finish("ROLLBACK").await?;
         self.to_tell.clear();
+        self.grown = 0;
         self.relax().await?;
         Ok(self)
     }

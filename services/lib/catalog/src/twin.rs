@@ -6,7 +6,7 @@ use api::{Digest, Repository, Twin, UnconvertibleReason};
 
 use crate::query::{Value, query};
 use crate::session::Session;
-use crate::{BlobRow, Catalog, CatalogError, blob, row};
+use crate::{BlobRow, Catalog, CatalogError, TwinOutcome, blob, row};
 use columns::Columns;
 pub(crate) use columns::SELECT;
 
@@ -156,14 +156,16 @@ impl Catalog {
         Ok(state)
     }
 
-    /// Returns the sources whose conversion under `profile` was begun and has not ended, sorted, each with the
-    /// repository to fill it from.
+    /// Returns the sources whose conversion under `profile` was begun and has never ended, sorted, each with the
+    /// repository to fill it from. Twins that were made once and are lost or evicted are made again when asked for.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn unfinished_conversions(&self, profile: &str) -> Result<Vec<(Digest, Repository)>, CatalogError> {
-        let select =
-            query("SELECT source, repository FROM twins WHERE profile = $1 AND state = 'converting' ORDER BY source");
+        let select = query(
+            "SELECT source, repository FROM twins \
+             WHERE profile = $1 AND state = 'converting' AND twin IS NULL ORDER BY source",
+        );
         let found: Vec<(String, String)> = self.reading("list conversions").await?.all(select.bind(profile)).await?;
         found
             .iter()
@@ -189,6 +191,17 @@ async fn find(session: &mut Session, source: &Digest, profile: &str) -> Result<O
     let select = query(SELECT).bind(profile).push(" AND t.source = $2").bind(source);
     let found: Option<Columns> = session.optional(select).await?;
     found.map(Columns::decode).transpose()
+}
+
+/// Returns what came of a conversion, or `None` when it has not ended. A twin that was lost since is still what comes of it.
+pub(crate) async fn outcome(
+    session: &mut Session,
+    source: &Digest,
+    profile: &str,
+) -> Result<Option<TwinOutcome>, CatalogError> {
+    let select = query(SELECT).bind(profile).push(" AND t.source = $2").bind(source);
+    let found: Option<Columns> = session.optional(select).await?;
+    found.map(Columns::outcome).transpose().map(Option::flatten)
 }
 
 /// Returns the state of a row that a caller has begun.
@@ -236,7 +249,12 @@ pub(crate) async fn refuse(
 
 /// Turns a converting row into a ready one, and tells whether it was one. Of callers at once, the database lets one
 /// after the other see the row, so one of them finds it converting.
-async fn make_ready(session: &mut Session, source: &Digest, profile: &str, twin: &Twin) -> Result<bool, CatalogError> {
+pub(crate) async fn make_ready(
+    session: &mut Session,
+    source: &Digest,
+    profile: &str,
+    twin: &Twin,
+) -> Result<bool, CatalogError> {
     let json = |failed: serde_json::Error| CatalogError::Corrupt {
         column: "twins.tail or twins.implied_dirs",
         value: source.to_string(),

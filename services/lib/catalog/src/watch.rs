@@ -2,9 +2,12 @@
 
 mod listener;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use api::Digest;
-use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Notify, broadcast};
 
 use crate::Catalog;
 pub(crate) use listener::Listener;
@@ -36,13 +39,21 @@ enum Note {
 #[derive(Debug, Clone)]
 pub(crate) struct Notes {
     sender: broadcast::Sender<Note>,
+    growth: Arc<Growth>,
+}
+
+/// What this process recorded as stored.
+#[derive(Debug, Default)]
+struct Growth {
+    bytes: AtomicU64,
+    grown: Notify,
 }
 
 // === impl Watch ===
 
 impl Watch {
-    /// Waits until the conversion of `source` has ended or may have (notes may get lost while the database is away):
-    /// the caller looks at its row again. Does not end when nothing happens, so the caller sets a limit.
+    /// Waits until the conversion of `source` has ended, was postponed, or may have been (notes may get lost while the
+    /// database is away): the caller looks at its row again. Does not end when nothing happens, so the caller sets a limit.
     pub async fn changed(&mut self, source: &Digest) {
         loop {
             match self.notes.recv().await {
@@ -59,7 +70,7 @@ impl Watch {
 
 impl Notes {
     pub(crate) fn new() -> Self {
-        Self { sender: broadcast::Sender::new(NOTES) }
+        Self { sender: broadcast::Sender::new(NOTES), growth: Arc::default() }
     }
 
     pub(crate) fn ended(&self, source: Digest) {
@@ -71,6 +82,13 @@ impl Notes {
         let _ = self.sender.send(note);
     }
 
+    pub(crate) fn grew(&self, bytes: u64) {
+        if bytes > 0 {
+            self.growth.bytes.fetch_add(bytes, Ordering::Relaxed);
+            self.growth.grown.notify_one();
+        }
+    }
+
     fn watch(&self) -> Watch {
         Watch { notes: self.sender.subscribe() }
     }
@@ -79,6 +97,16 @@ impl Notes {
 // === impl Catalog ===
 
 impl Catalog {
+    /// Returns how many bytes of blobs this process has recorded as stored since it opened the catalog.
+    pub fn recorded_bytes(&self) -> u64 {
+        self.notes().growth.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Waits until this process records more bytes, or did so since the last call ended. For one caller at a time.
+    pub async fn recorded_more(&self) {
+        self.notes().growth.grown.notified().await;
+    }
+
     /// Returns what tells when conversions end. The first call on PostgreSQL opens the connection that hears of other
     /// processes; until it is open, and whenever it is lost, watchers are told once to look again.
     pub fn conversions(&self) -> Watch {

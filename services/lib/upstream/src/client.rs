@@ -167,7 +167,9 @@ fn http_client(settings: &Settings) -> Result<reqwest::Client, SettingsError> {
     // Fails only when there is one already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = || {
-        reqwest::Client::builder()
+        let builder = reqwest::Client::builder();
+        let builder = if settings.direct { builder.no_proxy() } else { builder };
+        builder
             .user_agent(concat!("firstlight/", env!("CARGO_PKG_VERSION")))
             .redirect(Policy::none())
             .referer(false)

@@ -22,6 +22,8 @@ pub struct Settings {
     pub ca_pem: Option<Vec<u8>>,
     /// Allows plain HTTP for the registry, its token hosts and its redirects. Default `false`.
     pub plain_http: bool,
+    /// Goes straight to the registry, whatever proxy the environment names. Default `false`.
+    pub direct: bool,
     /// How long to wait for what.
     pub timeouts: Timeouts,
     /// How often and how long to try.
@@ -43,6 +45,7 @@ impl Settings {
             credentials: None,
             ca_pem: None,
             plain_http: false,
+            direct: false,
             timeouts: Timeouts::default(),
             retry: RetryPolicy::default(),
             max_connections: 64,

@@ -30,6 +30,7 @@ fn nothing_set_gives_the_defaults() {
     let expected = r#"[server]
 listen = "127.0.0.1:5080"
 admin_listen = "127.0.0.1:5081"
+lease = "10s"
 
 [storage]
 backend = "fs"
@@ -50,6 +51,8 @@ min_layer_size = "0"
 
 [cache]
 max_size = "0"
+max_age = "0s"
+grace = "10m"
 disk_cache_size = "20GiB"
 tag_ttl = "1m"
 max_stale = "7d"
@@ -187,7 +190,8 @@ fn wrong_values_name_key_and_line() {
         ("[server]\ntls_cert = \"/dev/null\"", "2: server.tls_cert: server.tls_key must be set too"),
         ("[server]\n\nhtpasswd = \"/nowhere\"", "3: server.htpasswd: cannot read /nowhere: "),
         ("[server]\nhtpasswd = \"/\"", "2: server.htpasswd: / is a directory"),
-        ("[server]\ninternal_listen = \"x\"", "2: server.internal_listen: not built yet in this version"),
+        ("[server]\nlease = \"10ms\"", "2: server.lease: expected at least 1s"),
+        ("[server]\nadvertise = \"a:1\"", "2: server.advertise: it is of no use without server.internal_listen"),
         ("[server]\nport = 1", "2: server.port: unknown key; the keys here are admin_listen, advertise, "),
         ("[storage]\nbackend = \"s3\"", "2: storage.backend: storage.bucket must be set too"),
         ("[storage]\nbucket = \"blobs\"", "2: storage.bucket: needs backend = \"s3\""),
@@ -220,7 +224,7 @@ fn wrong_values_name_key_and_line() {
         ("[convert]\nplatforms = []", "2: convert.platforms: expected 1 to 32 platforms"),
         ("[convert]\nplatforms = [\"amd64\"]", "2: convert.platforms: \"amd64\" is not a platform"),
         ("[convert]\nplatforms = [\"a/b\", \"a/b\"]", "2: convert.platforms: a/b is there twice"),
-        ("[cache]\nmax_size = \"1GiB\"", "2: cache.max_size: not built yet in this version"),
+        ("[cache]\ngrace = \"500ms\"", "2: cache.grace: expected at least 1s"),
         ("[cache]\nmax_size = \"lots\"", "2: cache.max_size: expected a size such as 64KiB"),
         ("[proxy]\nx = 1", "1: proxy: unknown; the tables are server, storage, catalog, convert, cache and upstream"),
         ("cache = 1", "1: cache: expected [cache]"),

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use api::Hasher;
+use blobstore::OpenBlob;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::sync::Notify;
@@ -17,15 +18,19 @@ use upstream::{BlobAnswer, BlobBody, UpstreamError};
 use super::journal::Journal;
 use super::lane::Share;
 use super::pace::Pace;
+use super::source::{Source, log_leaving};
 use super::spool::Spool;
 use super::{Fill, FillError};
-use crate::metrics::UpstreamBytes;
+use crate::fleet::{Ask, Peer};
+use crate::metrics::Fetched;
 
 /// The most bytes written to the spool in one step.
 const WRITE_BATCH: usize = 256 << 10;
 /// Failures in a row, without a byte between them, after which a fill is given up.
 const MAX_FAILURES: u32 = 8;
 const JOURNAL_EVERY: Duration = Duration::from_secs(1);
+/// The bytes read from the store in one step.
+const STORED_STEP: usize = 1 << 20;
 /// The bytes hashed in one step off the asynchronous threads.
 const HASH_STEP: u64 = 4 << 20;
 
@@ -204,9 +209,10 @@ impl Fill {
         let (fill, flow) = (Arc::clone(self), Arc::clone(flow));
         let range = answer.range.clone().unwrap_or(0..answer.total);
         flow.remaining.store(range.end - range.start, Ordering::Relaxed);
+        let kind = if self.sources.now().is_upstream() { Fetched::Fill } else { Fetched::Replica };
         running.spawn(async move {
             let mut claim = Claim::new(&fill, range);
-            fill.pump(answer.body, &mut claim, UpstreamBytes::Fill, Some(&flow)).await
+            fill.pump(answer.body, &mut claim, kind, Some(&flow)).await
         });
     }
 
@@ -218,7 +224,7 @@ impl Fill {
         flow.remaining.store(range.end - range.start, Ordering::Relaxed);
         running.spawn(async move {
             let mut claim = Claim::new(&fill, range);
-            fill.fetch(&mut claim, UpstreamBytes::Fill, Some(&flow)).await
+            fill.fetch(&mut claim, Fetched::Fill, Some(&flow)).await
         });
     }
 
@@ -226,10 +232,77 @@ impl Fill {
     pub(super) async fn fetch_cold(self: Arc<Self>, range: Range<u64>) -> Result<(), FillError> {
         let mut claim = Claim::new(&self, range);
         let _permit = self.cold_blocks.acquire().await.map_err(|e| self.spool_error(std::io::Error::other(e)))?;
-        self.fetch(&mut claim, UpstreamBytes::ColdRange, None).await
+        self.fetch(&mut claim, Fetched::ColdRange, None).await
     }
 
-    async fn fetch(&self, claim: &mut Claim, kind: UpstreamBytes, flow: Option<&Flow>) -> Result<(), FillError> {
+    /// Fetches what is claimed from where it is to be had now, and goes on elsewhere where another process does not
+    /// deliver.
+    async fn fetch(&self, claim: &mut Claim, kind: Fetched, flow: Option<&Flow>) -> Result<(), FillError> {
+        loop {
+            let source = self.sources.current(Some(self.size())).await?;
+            let rest = claim.rest.start;
+            let fetched = match &*source {
+                Source::Upstream(_) => return self.fetch_upstream(claim, kind, flow).await,
+                Source::Peer(peer) => self.fetch_peer(peer, claim, kind, flow).await,
+                Source::Stored(_, blob) => self.fetch_stored(&**blob, claim, flow).await,
+            };
+            if claim.rest.start > rest {
+                self.sources.delivered().await;
+            }
+            let Err(error) = fetched else { return Ok(()) };
+            if matches!(error, FillError::Spool { .. }) {
+                return Err(error);
+            }
+            log_leaving(self.spool.digest(), &source, &error);
+            self.sources.leave(&source, Some(self.size())).await?;
+        }
+    }
+
+    /// Fetches from the spool of the process that does the fill.
+    async fn fetch_peer(
+        &self,
+        peer: &Peer,
+        claim: &mut Claim,
+        kind: Fetched,
+        flow: Option<&Flow>,
+    ) -> Result<(), FillError> {
+        let answer = peer.blob(self.ask(kind), self.spool.digest(), Some(claim.rest.clone())).await?;
+        if answer.total != self.size() || answer.range.as_ref() != Some(&claim.rest) {
+            return Err(UpstreamError::Protocol { what: "another range or size than asked for".into() }.into());
+        }
+        self.pump(answer.body, claim, Fetched::Replica, flow).await
+    }
+
+    /// Returns how another process is asked for bytes that are fetched for `kind`.
+    pub(super) fn ask(&self, kind: Fetched) -> Ask {
+        match kind {
+            Fetched::ColdRange => Ask::Now,
+            _ if self.standing.is_wanted() => Ask::Wanted,
+            _ => Ask::Unasked,
+        }
+    }
+
+    /// Fetches from the store, where another process has put the blob meanwhile.
+    async fn fetch_stored(&self, blob: &dyn OpenBlob, claim: &mut Claim, flow: Option<&Flow>) -> Result<(), FillError> {
+        while !claim.rest.is_empty() {
+            let want = usize::try_from(claim.rest.end - claim.rest.start).unwrap_or(usize::MAX).min(STORED_STEP);
+            let piece = blob.read(claim.rest.start, want).await?;
+            let len = piece.len();
+            if len == 0 {
+                return Err(
+                    UpstreamError::Protocol { what: "the stored blob is shorter than its row says".into() }.into()
+                );
+            }
+            self.metrics.fetched(Fetched::Replica, len);
+            self.store(claim, vec![piece]).await?;
+            if let Some(flow) = flow {
+                flow.received(len as u64, claim.rest.end - claim.rest.start);
+            }
+        }
+        Ok(())
+    }
+
+    async fn fetch_upstream(&self, claim: &mut Claim, kind: Fetched, flow: Option<&Flow>) -> Result<(), FillError> {
         let answer = self.client.blob(self.repository.name(), self.spool.digest(), Some(claim.rest.clone())).await?;
         if answer.total != self.size() {
             return Err(UpstreamError::Protocol { what: "the size of the blob changed".into() }.into());
@@ -246,10 +319,10 @@ impl Fill {
     }
 
     /// Takes the claimed bytes out of a whole answer of an upstream that ignores ranges.
-    async fn pump_whole(&self, mut body: BlobBody, claim: &mut Claim, kind: UpstreamBytes) -> Result<(), FillError> {
+    async fn pump_whole(&self, mut body: BlobBody, claim: &mut Claim, kind: Fetched) -> Result<(), FillError> {
         let mut skip = claim.rest.start;
         while let Some(mut chunk) = body.chunk().await? {
-            self.metrics.upstream_bytes(kind, chunk.len());
+            self.metrics.fetched(kind, chunk.len());
             let skipped = skip.min(chunk.len() as u64);
             skip -= skipped;
             let _dropped = chunk.split_to(usize::try_from(skipped).unwrap_or(chunk.len()));
@@ -267,7 +340,7 @@ impl Fill {
         &self,
         mut body: BlobBody,
         claim: &mut Claim,
-        kind: UpstreamBytes,
+        kind: Fetched,
         flow: Option<&Flow>,
     ) -> Result<(), FillError> {
         while !claim.rest.is_empty() {
@@ -290,7 +363,7 @@ impl Fill {
                     Some(Ok(None)) | None => break,
                 }
             }
-            self.metrics.upstream_bytes(kind, len);
+            self.metrics.fetched(kind, len);
             self.store(claim, batch).await?;
             if let Some(flow) = flow {
                 flow.received(len as u64, claim.rest.end - claim.rest.start);

@@ -16,13 +16,23 @@ const HELD_BACK: u64 = 64 << 10;
 /// Failed fetches after which a range is given up.
 const MAX_FAILURES: u32 = 4;
 
+/// How a reader waits for what is not there yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// The answer is the whole blob: its bytes come with the fill, and its end waits for the digest.
+    Whole,
+    /// The answer is a range: what nobody fetches yet is fetched for it.
+    Range,
+    /// Another process fills its own spool: the bytes come with the fill, and who reads checks the digest.
+    Following,
+}
+
 /// Reads a range of a fill while it runs, at the client's own speed.
 #[derive(Debug)]
 pub(crate) struct FillReader {
     fill: Arc<Fill>,
     rest: Range<u64>,
-    /// Whether the answer is the whole blob: then its end waits for the digest.
-    whole: bool,
+    manner: Manner,
     fetching: Option<JoinHandle<Result<(), FillError>>>,
     failures: u32,
 }
@@ -30,8 +40,15 @@ pub(crate) struct FillReader {
 impl FillReader {
     /// Returns a reader of `range`, which must lie within the blob.
     pub(crate) fn new(fill: Arc<Fill>, range: Range<u64>) -> Self {
-        let whole = range == (0..fill.size());
-        Self { fill, rest: range, whole, fetching: None, failures: 0 }
+        let manner = if range == (0..fill.size()) { Manner::Whole } else { Manner::Range };
+        Self { fill, rest: range, manner, fetching: None, failures: 0 }
+    }
+
+    /// Returns a reader of `range`, which must lie within the blob, for another process's spool: at once, or as the
+    /// fill comes to it.
+    pub(crate) fn for_peer(fill: Arc<Fill>, range: Range<u64>, at_once: bool) -> Self {
+        let manner = if at_once { Manner::Range } else { Manner::Following };
+        Self { fill, rest: range, manner, fetching: None, failures: 0 }
     }
 
     /// Returns the next piece, or `None` at the end of the range.
@@ -40,7 +57,8 @@ impl FillReader {
     /// The reason when the fill fails. The end of a whole blob is given out only once its digest is
     /// known to be right, so an error always comes before a clean end.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Arc<FillError>> {
-        if self.whole && self.rest.start == self.fill.size() {
+        let whole = self.manner == Manner::Whole;
+        if whole && self.rest.start == self.fill.size() {
             // Reached at once by an empty blob only; all others waited below.
             return self.fill.wait_verified().await.map(|()| None);
         }
@@ -48,16 +66,15 @@ impl FillReader {
             return Ok(None);
         }
         let held = self.fill.size().saturating_sub(HELD_BACK);
-        if self.whole && self.rest.start >= held {
+        if whole && self.rest.start >= held {
             self.fill.wait_verified().await?;
         }
-        let available = if self.whole {
-            self.fill.spool.wait_for(self.rest.start).await?
-        } else {
-            self.bring(self.rest.start).await?
+        let available = match self.manner {
+            Manner::Whole | Manner::Following => self.fill.spool.wait_for(self.rest.start).await?,
+            Manner::Range => self.bring(self.rest.start).await?,
         };
         let mut end = available.min(self.rest.end).min(self.rest.start + PIECE);
-        if self.whole && self.rest.start < held {
+        if whole && self.rest.start < held {
             end = end.min(held);
         }
         let piece = self.fill.spool.read(self.rest.start..end).await.map_err(|e| Arc::new(self.fill.spool_error(e)))?;

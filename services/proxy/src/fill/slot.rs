@@ -18,16 +18,43 @@ pub(super) enum NotOpened {
     Failed(Arc<FillError>),
 }
 
+impl From<FillError> for NotOpened {
+    fn from(error: FillError) -> Self {
+        Self::Failed(Arc::new(error))
+    }
+}
+
+/// Why a fill is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Somebody here asks for the blob: where another process fills it, this one follows.
+    Asked,
+    /// A process left it: where another one fills it by now, nobody here needs it.
+    TakeOver,
+}
+
 /// A fill that is being opened, or runs.
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) standing: Arc<Standing>,
+    pub(super) purpose: Purpose,
     opened: watch::Sender<Option<Opened>>,
 }
 
 impl Slot {
-    pub(super) fn new(standing: Standing) -> Self {
-        Self { standing: Arc::new(standing), opened: watch::Sender::new(None) }
+    pub(super) fn new(standing: Standing, purpose: Purpose) -> Self {
+        Self { standing: Arc::new(standing), purpose, opened: watch::Sender::new(None) }
+    }
+
+    /// Tells whether the fill follows another process that does it: where somebody here asks for the blob by now.
+    pub(super) fn follows(&self) -> bool {
+        self.purpose == Purpose::Asked || self.standing.is_wanted()
+    }
+
+    /// Tells whether `error` says no more than that another process does the fill, which nobody asked for when this was
+    /// opened.
+    pub(super) fn is_left_to_another(&self, error: &FillError) -> bool {
+        self.purpose == Purpose::TakeOver && matches!(error, FillError::HeldElsewhere)
     }
 
     /// Tells everybody who waits what came of the opening.

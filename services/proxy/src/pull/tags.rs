@@ -47,7 +47,9 @@ impl Pull {
             let original_answered_at = known.and_then(|row| row.original_answered_at);
             return Ok(ResolvedTag { original_answered_at, ..seen });
         }
-        let checked = self.checks.try_get_with(key.clone(), self.check_tag(target, tag, known, with_body)).await;
+        // Boxed, because it is large and seldom needed.
+        let check = Box::pin(self.check_tag(target, tag, known, with_body));
+        let checked = self.checks.try_get_with(key.clone(), check).await;
         self.checks.invalidate(&key).await;
         if let Err(error) = &checked {
             self.remember_missing(key, error).await;
@@ -84,7 +86,7 @@ impl Pull {
         match known {
             Some(row) if row.digest == digest => {
                 self.metrics.tag_check(TagCheck::Unchanged);
-                self.catalog.tag_checked(&target.repository, tag, now).await?;
+                self.records().tag_checked(&target.repository, tag, row.checked_at, now).await?;
                 Ok(ResolvedTag { digest, stale: false, original_answered_at: row.original_answered_at, head })
             }
             Some(row) if !with_body => {
@@ -105,9 +107,9 @@ impl Pull {
                     };
                 }
                 self.metrics.tag_check(TagCheck::Changed);
-                self.catalog.set_tag(&target.repository, tag, &digest, now).await?;
+                self.records().tag(&target.repository, tag, &digest, now).await?;
                 // The upstream named this digest under this repository.
-                self.catalog.link(&target.repository, &digest).await?;
+                self.records().link(&target.repository, &digest).await?;
                 let original_answered_at = known.and_then(|row| row.original_answered_at);
                 Ok(ResolvedTag { digest, stale: false, original_answered_at, head })
             }
@@ -169,7 +171,7 @@ impl Pull {
     /// brings back what it meant before.
     async fn forget_tag(&self, target: &Target, tag: &Tag) -> Result<(), PullError> {
         self.seen.invalidate(&(target.repository.clone(), tag.to_string())).await;
-        Ok(self.catalog.forget_tag(&target.repository, tag, now_ms()).await?)
+        Ok(self.records().forget_tag(&target.repository, tag, now_ms()).await?)
     }
 }
 

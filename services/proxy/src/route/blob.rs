@@ -36,7 +36,7 @@ pub(crate) async fn answer(
     }
     if app.blobs.is_absent(target, digest).await?
         && app.catalog.is_lost(digest).await?
-        && app.remake(target, digest).await?
+        && Box::pin(app.wait_for_remake(target, digest)).await?
     {
         return Err(RegistryError::lost());
     }
@@ -45,7 +45,8 @@ pub(crate) async fn answer(
         return Ok(head(StatusCode::OK, digest, Some(size)));
     }
     let found = app.blobs.find(target, digest).await?;
-    app.conversions.layer_was_read(target, digest).await;
+    app.uses.note(digest);
+    app.layer_was_read(target, digest).await;
     match found {
         Found::Stored(blob) => from_store(app, blob, digest, headers),
         Found::Filling(fill) => from_fill(app, &fill, digest, headers),
@@ -104,7 +105,7 @@ fn from_fill(
 }
 
 /// Builds the answer for a selection, with `open` giving the bytes of a range.
-fn select(
+pub(super) fn select(
     app: &App,
     digest: &Digest,
     size: u64,

@@ -49,8 +49,14 @@ pub(crate) async fn answer(
                 return Ok(respond_head(shown, facts, headers));
             }
             let manifest = manifest(app, target, shown).await?;
-            if choice.is_none() {
-                app.remember_layers(&manifest).await;
+            match &choice {
+                None => app.remember_layers(&manifest).await,
+                Some(_) if method == Method::GET => app.remake_layers(target, &manifest).await,
+                Some(_) => {}
+            }
+            if method == Method::GET {
+                // The source too: a converted manifest is kept anyway.
+                app.uses.note(&resolved.digest);
             }
             let about = About {
                 view: if choice.is_some() { View::Estargz } else { View::Original },
@@ -73,8 +79,13 @@ async fn by_digest(
 ) -> Result<Response<Body>, RegistryError> {
     let manifest = manifest(app, target, digest).await?;
     let source = app.catalog.source_of_converted(digest).await?;
-    if source.is_none() {
-        app.remember_layers(&manifest).await;
+    match &source {
+        None => app.remember_layers(&manifest).await,
+        Some(_) if method == Method::GET => app.remake_layers(target, &manifest).await,
+        Some(_) => {}
+    }
+    if method == Method::GET {
+        app.uses.note(source.as_ref().unwrap_or(digest));
     }
     let about = About { view: if source.is_some() { View::Estargz } else { View::Original }, stale: false, source };
     if about.view == View::Original && view == View::Estargz && method == Method::GET {

@@ -17,6 +17,7 @@ use crate::error::RegistryError;
 use crate::fill::FillReader;
 use crate::image::Image;
 use crate::pull::StoredManifest;
+use crate::records::Records;
 use crate::remotes::Target;
 use crate::rewrite::{self, Choice, ConvertedImage, RewriteError, SourceDocument};
 
@@ -34,7 +35,13 @@ impl Parts {
 
     /// Returns what there is of the converted form of `source`.
     pub(super) async fn form(&self, source: &Digest) -> Result<Form, RegistryError> {
-        let Some(converted) = self.catalog.converted(source).await? else { return Ok(Form::None) };
+        let Some((converted, is_noted)) = self.catalog.converted_and_noted(source).await? else {
+            return Ok(Form::None);
+        };
+        if !is_noted {
+            // Its process died before, or was an earlier version.
+            self.records().note_converted(source).await?;
+        }
         Ok(if self.is_whole(&converted).await? { Form::Whole(converted) } else { Form::Lost })
     }
 
@@ -46,19 +53,27 @@ impl Parts {
         })
     }
 
-    /// Returns the profile that the converted form of `source` is made under: one whose bytes were lost keeps its own.
+    /// Returns the profile that the converted form of `source` is made under: one whose bytes or row were lost keeps its own.
     pub(super) async fn profile_of(&self, source: &Digest) -> Result<KnownProfile, RegistryError> {
-        Ok(match self.catalog.converted_profile(source).await? {
+        let recorded = match self.catalog.converted_profile(source).await? {
+            Some(id) => Some(id),
+            None => self.records().converted_before(source).await?.map(|(id, _)| id),
+        };
+        Ok(match recorded {
             Some(id) => self.conversions.known_profile(id).await?,
             None => self.conversions.profile().clone(),
         })
+    }
+
+    fn records(&self) -> Records<'_> {
+        Records::new(&self.catalog, &self.store)
     }
 
     /// Returns what comes of building the form of `source`, where that can be told before.
     async fn built_before(&self, source: &Digest) -> Result<Option<Built>, RegistryError> {
         Ok(match self.form(source).await? {
             Form::Whole(converted) => Some(Built::Converted(converted)),
-            Form::Lost if self.unmakeable.contains_key(source) => Some(Built::NotYet),
+            Form::Lost | Form::None if self.unmakeable.contains_key(source) => Some(Built::NotYet),
             Form::Lost | Form::None => None,
         })
     }
@@ -176,7 +191,14 @@ impl Parts {
     ) -> Result<Built, RegistryError> {
         let parsed = Parsed::parse(bytes, &row.media_type).map_err(|error| RegistryError::internal(&error))?;
         let children: Vec<Digest> = parsed.children().into_iter().map(|child| child.digest.clone()).collect();
-        let winner = self.catalog.commit_converted(source, profile, row, config, &children).await?;
+        let winner = match self.records().converted_before(source).await? {
+            Some((_, before)) if before != row.digest => before,
+            _ => {
+                let winner = self.catalog.commit_converted(source, profile, row, config, &children).await?;
+                self.records().note_converted(source).await?;
+                winner
+            }
+        };
         self.delete_unless_kept(&row.digest, &row.key).await?;
         if let Some(config) = config {
             self.delete_unless_kept(&config.digest, &config.key).await?;

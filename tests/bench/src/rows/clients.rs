@@ -3,17 +3,11 @@
 use std::net::SocketAddrV4;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
-use bytes::Bytes;
-use e2e::web;
-use http_body_util::{BodyExt, Empty};
-use hyper::Request;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use anyhow::{Result, ensure};
 use tokio::task::JoinSet;
 
 use super::{Row, proxy_behind, turns, until_converted};
+use crate::connection::Connection;
 use crate::figure::{Bar, Figure, Unit};
 use crate::images::Images;
 use crate::layout::Layout;
@@ -21,7 +15,7 @@ use crate::measured::settle;
 use crate::report::Report;
 use crate::samples::Samples;
 use crate::serve::Memory;
-use crate::upstream::{Upstream, repository};
+use crate::upstream::{Upstream, blob, repository};
 use crate::wire::{Gauge, Wire};
 
 const CLIENTS: usize = 200;
@@ -67,13 +61,8 @@ pub(super) fn run(images: &Images, quick: bool, report: &mut Report) -> Result<(
 /// Has all clients read the image at once; returns the seconds until the last is done.
 fn read_by_all(from: SocketAddrV4, image: &Layout) -> Result<f64> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let repository = repository(image);
-    let manifest = format!("/v2/{repository}/manifests/{}", image.digest()?);
-    let blobs: Vec<_> = image
-        .layers()?
-        .into_iter()
-        .map(|layer| (format!("/v2/{repository}/blobs/{}", layer.digest), layer.size))
-        .collect();
+    let manifest = format!("/v2/{}/manifests/{}", repository(image), image.digest()?);
+    let blobs: Vec<_> = image.layers()?.iter().map(|layer| (blob(image, layer), layer.size)).collect();
     let begin = Instant::now();
     runtime.block_on(async {
         let mut clients = JoinSet::new();
@@ -90,30 +79,11 @@ fn read_by_all(from: SocketAddrV4, image: &Layout) -> Result<f64> {
 
 /// One client: the manifest, then each layer, on one connection.
 async fn read(from: SocketAddrV4, manifest: String, blobs: Vec<(String, u64)>) -> Result<()> {
-    let stream = TcpStream::connect(from).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    get(&mut sender, from, &manifest).await?;
+    let mut connection = Connection::open(from).await?;
+    connection.get(&manifest).await?;
     for (path, size) in blobs {
-        let bytes = get(&mut sender, from, &path).await?;
+        let bytes = connection.get(&path).await?;
         ensure!(bytes == size, "{path}: {bytes} of {size} bytes");
     }
     Ok(())
-}
-
-/// Reads a body to its end and returns its length.
-async fn get(sender: &mut http1::SendRequest<Empty<Bytes>>, from: SocketAddrV4, path: &str) -> Result<u64> {
-    sender.ready().await?;
-    let request = Request::get(path).header("host", from.to_string()).header("accept", web::MANIFEST_TYPES);
-    let answer = sender.send_request(request.body(Empty::new())?).await?;
-    ensure!(answer.status().is_success(), "{path}: {}", answer.status());
-    let mut body = answer.into_body();
-    let mut bytes = 0;
-    while let Some(frame) = body.frame().await {
-        bytes += frame
-            .with_context(|| format!("{path} after {bytes} bytes"))?
-            .data_ref()
-            .map_or(0, |data| data.len() as u64);
-    }
-    Ok(bytes)
 }

@@ -7,11 +7,11 @@ use std::path::Path;
 use api::Algorithm;
 
 use crate::key::Kind;
-use crate::{BlobKey, StoreError};
+use crate::{BlobKey, Listed, StoreError};
 
-/// Returns up to `limit` keys after `after` with their sizes. Holds the names of one folder (1/256 of the keys of
+/// Returns up to `limit` keys after `after`. Holds the names of one folder (1/256 of the keys of
 /// one kind) at a time. Files that are not named by a key are passed over: they are not ours.
-pub(super) fn list(root: &Path, after: Option<&BlobKey>, limit: usize) -> Result<Vec<(BlobKey, u64)>, StoreError> {
+pub(super) fn list(root: &Path, after: Option<&BlobKey>, limit: usize) -> Result<Vec<Listed>, StoreError> {
     let mut found = Vec::new();
     let after_folder = after.map(BlobKey::folder);
     for kind in Kind::ALL {
@@ -37,7 +37,7 @@ fn add_folder(
     folder: &str,
     after: Option<&BlobKey>,
     limit: usize,
-    found: &mut Vec<(BlobKey, u64)>,
+    found: &mut Vec<Listed>,
 ) -> Result<(), StoreError> {
     for name in names(&root.join(folder))? {
         if found.len() >= limit {
@@ -49,7 +49,10 @@ fn add_folder(
         }
         let path = root.join(folder).join(&name);
         match fs::metadata(&path) {
-            Ok(metadata) => found.push((key, metadata.len())),
+            Ok(metadata) => {
+                let put_at = metadata.modified().map_err(|e| StoreError::io("ask for the age of", &path, e))?;
+                found.push(Listed { key, size: metadata.len(), put_at });
+            }
             // Deleted since the folder was read.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(StoreError::io("ask for the size of", &path, error)),
@@ -59,7 +62,7 @@ fn add_folder(
 }
 
 /// Returns the UTF-8 names in `folder`, sorted; none when it is no folder.
-fn names(folder: &Path) -> Result<Vec<String>, StoreError> {
+pub(super) fn names(folder: &Path) -> Result<Vec<String>, StoreError> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {

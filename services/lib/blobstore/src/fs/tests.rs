@@ -46,6 +46,24 @@ async fn an_open_blob_outlives_its_key() {
     assert_eq!(blob.read(0, 4).await.unwrap(), "kept");
 }
 
+/// What cannot be deleted is named, and keeps nothing else.
+#[tokio::test]
+async fn a_key_that_cannot_be_deleted_keeps_no_others() {
+    let root = tempfile::tempdir().unwrap();
+    let store = FsStore::open(root.path()).unwrap();
+    let keys: Vec<_> = (0..3).map(|_| BlobKey::blob(&Digest::of(b"many"), Generation::random())).collect();
+    for key in [&keys[0], &keys[2]] {
+        store.put_bytes(key, Bytes::from_static(b"many")).await.unwrap();
+    }
+    // Not even root deletes a folder as a file.
+    fs::create_dir(root.path().join(keys[1].to_string())).unwrap();
+    let refused = store.delete_many(&keys).await.unwrap();
+    assert_eq!(refused.iter().map(|refusal| &refusal.key).collect::<Vec<_>>(), [&keys[1]]);
+    assert!(refused[0].error.to_string().contains(&keys[1].to_string()), "{}", refused[0].error);
+    let left: Vec<_> = store.list(None, usize::MAX).await.unwrap().into_iter().map(|listed| listed.key).collect();
+    assert_eq!(left, [keys[1].clone()]);
+}
+
 #[tokio::test]
 async fn a_file_cut_behind_our_back_is_an_error() {
     let root = tempfile::tempdir().unwrap();
@@ -83,4 +101,19 @@ async fn foreign_files_are_not_listed() {
     fs::write(root.path().join("blobs/sha256/zz/notes"), b"").unwrap();
     fs::write(root.path().join("blobs/sha256/readme"), b"").unwrap();
     assert!(store.list(None, 10).await.unwrap().is_empty());
+}
+
+/// The age of a key counts from its put, however long ago its file was written.
+#[tokio::test]
+async fn a_file_is_as_old_as_its_put() {
+    let root = tempfile::tempdir().unwrap();
+    let store = FsStore::open(root.path()).unwrap();
+    let file = root.path().join("spool");
+    fs::write(&file, b"written long ago").unwrap();
+    File::options().write(true).open(&file).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    let key = BlobKey::blob(&Digest::of(b"written long ago"), Generation::random());
+    store.put_file(&key, &file).await.unwrap();
+    let listed = store.list(None, 1).await.unwrap().pop().unwrap();
+    assert_eq!((listed.key, listed.size), (key, 16));
+    assert!(listed.put_at.elapsed().unwrap_or_default() < Duration::from_secs(600), "{:?}", listed.put_at);
 }

@@ -66,8 +66,9 @@ fn advice(code: &str, status: u16) -> Option<&'static str> {
         ) => None,
         // Of another ETag than when it was opened: it was put again. Who opens it anew reads the same bytes.
         ("PreconditionFailed", _) | (_, 412) => None,
+        // Another process took it for one that nobody would finish: the bytes are here still, and go into a new one.
+        ("NoSuchUpload", _) => None,
         ("NoSuchBucket", _) => Some("create the bucket, or correct storage.bucket"),
-        ("NoSuchUpload", _) => Some("somebody took its upload away; put it again"),
         ("InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken", _) => Some("correct the credentials"),
         ("RequestTimeTooSkewed", _) => Some("set this machine's clock"),
         ("BadDigest" | "InvalidDigest" | "XAmzContentSHA256Mismatch" | "XAmzContentChecksumMismatch", _) => {
@@ -92,7 +93,14 @@ mod tests {
 
     #[test]
     fn what_may_pass_is_told_from_what_may_not() {
-        for (code, status) in [("SlowDown", 503), ("", 500), ("InternalError", 200), ("", 429), ("ExpiredToken", 400)] {
+        for (code, status) in [
+            ("SlowDown", 503),
+            ("", 500),
+            ("InternalError", 200),
+            ("", 429),
+            ("ExpiredToken", 400),
+            ("NoSuchUpload", 404),
+        ] {
             assert_eq!(advice(code, status), None, "{code} {status}");
         }
         for (code, status, says) in [

@@ -2,28 +2,44 @@
 
 use std::time::{Duration, SystemTime};
 
+use api::Digest;
 use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::types::MultipartUpload;
 
 use super::bucket::Bucket;
 use super::error::{refusal, status};
-use crate::StoreError;
+use crate::{BlobKey, StoreError};
 
 /// Aborts the uploads of our keys that began longer than `older_than` ago, and returns how many there were. The
 /// service's clock says when they began, this machine's what time it is.
 pub(super) async fn sweep(bucket: &Bucket, older_than: Duration) -> Result<usize, StoreError> {
     // Since the beginning of time: then nothing is as old as that.
     let before = SystemTime::now().checked_sub(older_than).unwrap_or(SystemTime::UNIX_EPOCH);
+    let is_old = |upload: &MultipartUpload| {
+        upload.initiated().and_then(|begun| SystemTime::try_from(*begun).ok()).is_some_and(|begun| begun <= before)
+    };
+    abort_all(bucket, &bucket.prefix, is_old).await
+}
+
+/// Aborts all uploads of blobs with `digest`, and returns how many there were.
+pub(super) async fn sweep_of(bucket: &Bucket, digest: &Digest) -> Result<usize, StoreError> {
+    abort_all(bucket, &format!("{}{}", bucket.prefix, BlobKey::blob_prefix(digest)), |_| true).await
+}
+
+async fn abort_all(
+    bucket: &Bucket,
+    prefix: &str,
+    is_due: impl Fn(&MultipartUpload) -> bool,
+) -> Result<usize, StoreError> {
     let mut swept = 0;
     let mut marker = (None, None);
     loop {
-        let list = bucket.client.list_multipart_uploads().bucket(&bucket.name).prefix(&bucket.prefix);
+        let list = bucket.client.list_multipart_uploads().bucket(&bucket.name).prefix(prefix);
         let answer = list.set_key_marker(marker.0).set_upload_id_marker(marker.1).send().await;
-        let place = || format!("s3://{}/{}", bucket.name, bucket.prefix);
+        let place = || format!("s3://{}/{prefix}", bucket.name);
         let answer = answer.map_err(|error| refusal("list the uploads of", place(), error))?;
         for upload in answer.uploads() {
-            let begun = upload.initiated().and_then(|begun| SystemTime::try_from(*begun).ok());
-            if begun.is_some_and(|begun| begun <= before) && abort(bucket, upload).await? {
+            if is_due(upload) && abort(bucket, upload).await? {
                 swept += 1;
             }
         }

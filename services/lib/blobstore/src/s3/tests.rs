@@ -139,7 +139,8 @@ async fn foreign_objects_are_not_listed() {
     assert!(store.list(None, 10).await.unwrap().is_empty());
     let key = key_of(b"ours");
     store.put_bytes(&key, Bytes::from_static(b"ours")).await.unwrap();
-    assert_eq!(store.list(None, 1).await.unwrap(), [(key, 4)]);
+    let listed = store.list(None, 1).await.unwrap();
+    assert_eq!(listed.iter().map(|listed| (&listed.key, listed.size)).collect::<Vec<_>>(), [(&key, 4)]);
 }
 
 /// More than one answer's worth of keys, and more than one request's.
@@ -152,8 +153,8 @@ async fn more_than_a_thousand_are_listed_and_deleted() {
     let puts = stream::iter(&keys).map(|key| store.put_bytes(key, Bytes::new())).buffer_unordered(32);
     assert_eq!(puts.filter(|put| std::future::ready(put.is_ok())).count().await, keys.len());
     let listed = store.list(None, 2000).await.unwrap();
-    assert!(listed.iter().map(|(key, _)| key).eq(&keys), "{} of {} keys", listed.len(), keys.len());
-    store.delete_many(&keys).await.unwrap();
+    assert!(listed.iter().map(|listed| &listed.key).eq(&keys), "{} of {} keys", listed.len(), keys.len());
+    assert!(store.delete_many(&keys).await.unwrap().is_empty());
     assert!(store.list(None, 2000).await.unwrap().is_empty());
 }
 
@@ -196,22 +197,40 @@ async fn a_put_that_is_dropped_is_taken_away() {
     assert!(file.try_exists().unwrap(), "the file is gone though it was not put");
 }
 
+/// Another process takes the upload of a living put for a dead one's: the put says that it may be tried again, from the same file.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_whose_upload_was_taken_away_may_be_tried_again() {
+    let store = store("taken").await;
+    let folder = tempfile::tempdir().unwrap();
+    let (key, file) = endless_file(folder.path());
+    let (put, ()) = tokio::join!(store.put_file(&key, &file), async {
+        wait_for_a_part(&store).await;
+        assert_eq!(store.sweep_uploads_of(key.digest()).await.unwrap(), 1);
+    });
+    let error = put.unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+    assert!(file.try_exists().unwrap(), "the file is gone though it was not put");
+    let (key, file) = (key_of(&pattern(17 * MIB)), file_with(folder.path(), &pattern(17 * MIB)));
+    store.put_file(&key, &file).await.unwrap();
+    wait_for_uploads(&store, 0).await;
+}
+
 /// A process that dies in a put leaves an upload that is no object, and the sweep takes it away when it is old enough.
 #[test]
 fn what_a_dead_put_left_is_invisible_and_swept() {
     let folder = tempfile::tempdir().unwrap();
     let (key, file) = endless_file(folder.path());
-    // Whatever still runs in it ends with the runtime, and nothing can be spawned to clean up, as in a death.
-    let dying = Runtime::new().unwrap();
-    let dead = dying.block_on(async {
-        let store = store("dead").await;
-        let put = (store.clone(), key.clone(), file.clone());
-        tokio::spawn(async move { put.0.put_file(&put.1, &put.2).await });
-        wait_for_a_part(&store).await;
-        store
+    Runtime::new().unwrap().block_on(async {
+        let (dead, key, file) = (store("dead").await, key.clone(), file.clone());
+        let store = dead.clone();
+        let mut put = Box::pin(async move { dead.put_file(&key, &file).await });
+        tokio::select! {
+            ended = &mut put => panic!("it ended: {ended:?}"),
+            () = wait_for_a_part(&store) => {}
+        }
+        // Never polled again nor dropped, so that nothing cleans up, as in a death.
+        std::mem::forget(put);
     });
-    dying.shutdown_background();
-    drop(dead);
     Runtime::new().unwrap().block_on(async {
         let store = store("dead").await;
         assert!(matches!(store.open(&key).await, Err(StoreError::NotFound { .. })));
@@ -221,8 +240,15 @@ fn what_a_dead_put_left_is_invisible_and_swept() {
         let part = client.upload_part().bucket("dead").key("some/where/notes").set_upload_id(strange.upload_id);
         part.part_number(1).body(ByteStream::from_static(b"part")).send().await.unwrap();
         assert_eq!(store.sweep_uploads(Duration::from_secs(3600)).await.unwrap(), 0, "it is not that old");
+        assert_eq!(store.sweep_uploads_of(&Digest::of(b"another")).await.unwrap(), 0, "it is another's");
         wait_for_uploads(&store, 2).await;
-        assert_eq!(store.sweep_uploads(Duration::ZERO).await.unwrap(), 1);
+        let again =
+            client.create_multipart_upload().bucket("dead").key(store.bucket.object(&key)).send().await.unwrap();
+        let part = client.upload_part().bucket("dead").key(store.bucket.object(&key)).set_upload_id(again.upload_id);
+        part.part_number(1).body(ByteStream::from_static(b"part")).send().await.unwrap();
+        wait_for_uploads(&store, 3).await;
+        assert_eq!(store.sweep_uploads_of(key.digest()).await.unwrap(), 2);
+        assert_eq!(store.sweep_uploads(Duration::ZERO).await.unwrap(), 0, "nothing of ours is left");
         // What is not ours stays.
         wait_for_uploads(&store, 1).await;
     });
@@ -262,4 +288,12 @@ async fn a_server_that_dies_costs_no_more_than_a_repetition() {
     }
     assert!(read_all(&store, &key).await == bytes);
     assert!(matches!(fs::metadata(&file), Err(error) if error.kind() == std::io::ErrorKind::NotFound));
+}
+
+/// A put that does not end is given up, and may be tried again.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_put_lasts_for_ever() {
+    let place = || "s3://bucket/endless".to_owned();
+    let error = super::within(Duration::from_millis(1), place, std::future::pending()).await.unwrap_err();
+    assert!(error.is_transient() && error.to_string().contains(&place()), "{error}");
 }

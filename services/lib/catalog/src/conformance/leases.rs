@@ -138,6 +138,17 @@ pub(super) async fn only_the_holder_commits(catalog: &Catalog) -> Result<(), Cat
     assert_eq!(catalog.holder(&work).await?, None);
     assert!(is_lost(catalog.holding(&new).add_blob(&row, &[]).await), "a lease ends with its commit");
 
+    let (row, work) = (blob("lease fill"), fill("lease fill"));
+    let is_begun =
+        async || Ok::<_, CatalogError>(catalog.unfinished_fills().await?.iter().any(|f| f.digest == row.digest));
+    let old = granted(catalog, &work, "a", SHORT).await?;
+    let new = taken_over(catalog, &work, "b").await?;
+    catalog.begin_fill(&row.digest, &home, row.size).await?;
+    assert!(is_lost(catalog.holding(&old).end_fill().await));
+    assert!(is_begun().await? && catalog.holder(&work).await? == Some(owner("b")), "another's fill was ended");
+    catalog.holding(&new).end_fill().await?;
+    assert!(!is_begun().await? && catalog.holder(&work).await?.is_none());
+
     for refuses in [false, true] {
         let name = format!("lease source {refuses}");
         let (source, work) = (digest(&name), conversion(&name));
@@ -158,5 +169,78 @@ pub(super) async fn only_the_holder_commits(catalog: &Catalog) -> Result<(), Cat
         assert_eq!(matches!(state, TwinState::Unconvertible { .. }), refuses, "{state:?}");
         assert_eq!(catalog.holder(&work).await?, None);
     }
+    Ok(())
+}
+
+/// What was begun and has no lease is abandoned; what failed for a passing reason is left alone for a while.
+pub(super) async fn abandoned_work_is_listed(catalog: &Catalog) -> Result<(), CatalogError> {
+    let home = repository("abandoned/home");
+    let (row, fetching) = (blob("abandoned blob"), fill("abandoned blob"));
+    let is_listed_after = async |idle| {
+        let found = catalog.abandoned_fills(idle, 1000).await?;
+        Ok::<_, CatalogError>(found.iter().any(|f| f.digest == row.digest))
+    };
+    let is_listed = async || is_listed_after(Duration::ZERO).await;
+    catalog.begin_fill(&row.digest, &home, row.size).await?;
+    assert!(is_listed().await?);
+    let lease = granted(catalog, &fetching, "a", LONG).await?;
+    assert!(!is_listed().await?);
+    catalog.release_all(&owner("another")).await?;
+    assert!(!is_listed().await?);
+    catalog.release_all(&owner("a")).await?;
+    assert!(is_listed().await? && is_lost(catalog.heartbeat(&lease, LONG).await));
+    let elsewhere = Work::Fill { digest: row.digest.clone(), upstream: "ghcr.io".into() };
+    granted(catalog, &elsewhere, "a", LONG).await?;
+    assert!(is_listed().await?, "from another upstream");
+    catalog.release_all(&owner("a")).await?;
+    let lease = granted(catalog, &fetching, "a", SHORT).await?;
+    let begin = Instant::now();
+    while !is_listed().await? {
+        assert!(begin.elapsed() < LIMIT, "the lease stays");
+    }
+    assert!(!is_listed_after(LONG).await?, "its followers come first");
+    catalog.release(&lease).await?;
+    assert!(is_listed_after(LONG).await?, "nobody has it");
+    catalog.end_fill(&row.digest, home.upstream()).await?;
+    assert!(!is_listed().await?);
+
+    let (source, profile) = (digest("abandoned source"), "p-lease");
+    let listed = async || catalog.abandoned_conversions(profile, Duration::ZERO, None, 1000).await;
+    let expected = (source.clone(), home.clone());
+    catalog.begin_conversion(&source, profile, &home).await?;
+    assert!(listed().await?.contains(&expected));
+    let lease = granted(catalog, &conversion("abandoned source"), "a", LONG).await?;
+    assert!(!listed().await?.contains(&expected));
+    catalog.release(&lease).await?;
+    catalog.attempt_conversion(&source, profile).await?;
+    assert!(listed().await?.contains(&expected) && !catalog.is_postponed(&source, profile).await?);
+    for attempts in [0, 0] {
+        catalog.forgive_attempt(&source, profile).await?;
+        let row = catalog.twin(&source, profile).await?;
+        assert!(row.is_some_and(|row| row.state == TwinState::Converting { attempts }));
+    }
+    catalog.attempt_conversion(&source, profile).await?;
+    for _failure in 0..10 {
+        catalog.postpone_conversion(&source, profile).await?;
+        assert!(!listed().await?.contains(&expected) && catalog.is_postponed(&source, profile).await?);
+    }
+    let row = catalog.twin(&source, profile).await?;
+    assert!(row.is_some_and(|row| row.state == TwinState::Converting { attempts: 0 }));
+    Ok(())
+}
+
+/// Leases that ran out long ago are removed, others stay.
+pub(super) async fn old_leases_are_swept(catalog: &Catalog) -> Result<(), CatalogError> {
+    let (old, new) = (fill("swept lease"), fill("kept lease"));
+    let lost = granted(catalog, &old, "a", SHORT).await?;
+    granted(catalog, &new, "a", LONG).await?;
+    catalog.sweep_leases(LONG).await?;
+    catalog.heartbeat(&lost, SHORT).await?;
+    let begin = Instant::now();
+    while catalog.sweep_leases(SHORT).await? == 0 {
+        assert!(begin.elapsed() < LIMIT, "the old lease stays");
+    }
+    assert!(is_lost(catalog.heartbeat(&lost, LONG).await));
+    assert_eq!(catalog.holder(&new).await?, Some(owner("a")));
     Ok(())
 }

@@ -84,8 +84,9 @@ pub(super) async fn a_lost_twin_has_the_source_of_who_asks(catalog: &Catalog) ->
     sources.sort_by_key(Digest::to_string);
     let [first, second, third] = &sources;
     let made = twin("lost, of several");
-    for source in &sources {
-        catalog.begin_conversion(source, "p-several", linked).await?;
+    let home = repository("lost/a-home");
+    for (source, home) in sources.iter().zip([linked, &home, linked]) {
+        catalog.begin_conversion(source, "p-several", home).await?;
         catalog.finish_conversion(source, "p-several", &made, "k", "t").await?;
     }
     for repository in &repositories {
@@ -105,5 +106,9 @@ pub(super) async fn a_lost_twin_has_the_source_of_who_asks(catalog: &Catalog) ->
             assert_eq!(found, Some((source.clone(), "p-several".to_owned())), "{repository}");
         }
     }
+    for lost in [&made.digest, &made.toc_digest] {
+        assert_eq!(catalog.homes_of_lost_twin(lost).await?, [home.clone(), linked.clone()]);
+    }
+    assert!(catalog.homes_of_lost_twin(first).await?.is_empty());
     Ok(())
 }

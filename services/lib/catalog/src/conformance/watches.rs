@@ -10,6 +10,9 @@ use crate::{Catalog, CatalogError, TwinState};
 /// Far longer than a note takes.
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// Longer than a note takes, as a rule.
+const SILENCE: Duration = Duration::from_millis(300);
+
 type Waiter = tokio::task::JoinHandle<Result<TwinState, CatalogError>>;
 
 /// Who waits on `here` is woken when a conversion is finished or refused on `there`, and finds the final state.
@@ -30,6 +33,18 @@ pub(super) async fn ends_wake_who_waits(here: &Catalog, there: &Catalog) -> Resu
         let state = waiter.await.expect("no waiter panics")?;
         assert!(!matches!(state, TwinState::Converting { .. }), "{state:?}");
     }
+    Ok(())
+}
+
+/// Who waits on `here` is woken when a conversion fails for a passing reason on `there`.
+pub(super) async fn postponing_wakes_who_waits(here: &Catalog, there: &Catalog) -> Result<(), CatalogError> {
+    let source = digest("watch postponed");
+    there.begin_conversion(&source, "p-watch", &repository("watch/home")).await?;
+    let mut watch = here.conversions();
+    // What may be told first is that notes were missed before.
+    while tokio::time::timeout(SILENCE, watch.changed(&source)).await.is_ok() {}
+    there.postpone_conversion(&source, "p-watch").await?;
+    tokio::time::timeout(LIMIT, watch.changed(&source)).await.expect("who waits is woken when a conversion fails");
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use api::{Digest, Repository, Twin, UnconvertibleReason};
 
 use super::{Lease, remove};
 use crate::session::Session;
-use crate::{BlobRow, Catalog, CatalogError, TwinState, blob, twin};
+use crate::{BlobRow, Catalog, CatalogError, TwinState, Work, blob, fill, twin};
 
 /// Commits that count only while a lease is the caller's; each ends the lease, all or nothing.
 ///
@@ -32,6 +32,19 @@ impl Holding<'_> {
         let standing = blob::store(&mut tx, blob, links).await?;
         self.end(tx).await?;
         Ok(standing)
+    }
+
+    /// Records that the fill which the lease is for ended without a blob, and ends the lease. For other work it only ends
+    /// the lease.
+    ///
+    /// # Errors
+    /// [`CatalogError::LeaseLost`]; else those of the database.
+    pub async fn end_fill(&self) -> Result<(), CatalogError> {
+        let mut tx = self.begin("end a fill under a lease").await?;
+        if let Work::Fill { digest, upstream } = self.lease.work() {
+            fill::end(&mut tx, digest, upstream).await?;
+        }
+        self.end(tx).await
     }
 
     /// Does what [`Catalog::finish_conversion`] does, and ends the lease.

@@ -1,13 +1,14 @@
 //! Schemas of other versions, and the way from the first to the newest.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use api::{Digest, Repository, Tag};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, SqliteConnection};
 use tokio::task::JoinSet;
 
 use super::Database;
-use crate::{Catalog, CatalogError, CatalogUrl, LinkState, TwinState, schema};
+use crate::{Catalog, CatalogError, CatalogUrl, Claim, LinkState, Owner, Scope, TwinState, Usage, Work, schema};
 
 /// Rows of every table as the first version wrote them.
 fn first_rows() -> String {
@@ -42,30 +43,46 @@ async fn check_first_rows(catalog: &Catalog) {
     assert_eq!(catalog.unfinished_conversions("p").await.unwrap(), [(blob.clone(), repository.clone())]);
     let state = catalog.twin(&layer, "p").await.unwrap().unwrap().state;
     assert!(matches!(state, TwinState::Ready { twin, .. } if twin.toc_digest == toc && twin.source_plain_size == 60));
-    assert_eq!(catalog.converted(&layer).await.unwrap(), Some(blob));
+    assert_eq!(catalog.converted_and_noted(&layer).await.unwrap(), Some((blob, false)));
     let fills = catalog.unfinished_fills().await.unwrap();
     assert_eq!((fills.len(), &fills[0].digest, &fills[0].repository), (1, &layer, &repository));
+    assert!(catalog.begin_fill(&layer, &repository, 6).await.unwrap(), "its upstream is not known");
+    // Nobody noted then what was used when: it counts as used now.
+    assert_eq!(catalog.usage().await.unwrap(), Usage { stored_bytes: 20, leaving_bytes: 0 });
+    let hour = Duration::from_secs(3600);
+    assert_eq!(catalog.candidates(Scope::All, hour, None, 9).await.unwrap().len(), 2, "the third is a view");
+    catalog.date_undated().await.unwrap();
+    assert!(catalog.candidates(Scope::All, hour, None, 9).await.unwrap().is_empty());
+    let owner = Owner { id: "this version".into(), address: String::new() };
+    assert!(matches!(catalog.claim(&Work::Collection, &owner, hour).await.unwrap(), Claim::Granted(_)));
+}
+
+/// From every version that there was, with the rows of the first.
+#[tokio::test]
+async fn sqlite_comes_from_every_schema_with_its_rows() {
+    for version in schema::SQLITE.iter().map(|step| step.version) {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", folder.path().join("catalog.db").display());
+        let mut raw = SqliteConnection::connect(&format!("{url}?mode=rwc")).await.unwrap();
+        schema::SQLITE.run_to(1, &mut raw).await.unwrap();
+        raw.execute(AssertSqlSafe(first_rows())).await.unwrap();
+        schema::SQLITE.run_to(version, &mut raw).await.unwrap();
+        raw.close().await.unwrap();
+        check_first_rows(&Catalog::open(&CatalogUrl::parse(&url).unwrap()).await.unwrap()).await;
+    }
 }
 
 #[tokio::test]
-async fn sqlite_comes_from_the_first_schema_with_its_rows() {
-    let folder = tempfile::tempdir().unwrap();
-    let url = format!("sqlite:{}", folder.path().join("catalog.db").display());
-    let mut raw = SqliteConnection::connect(&format!("{url}?mode=rwc")).await.unwrap();
-    schema::SQLITE.run_to(1, &mut raw).await.unwrap();
-    raw.execute(AssertSqlSafe(first_rows())).await.unwrap();
-    raw.close().await.unwrap();
-    check_first_rows(&Catalog::open(&CatalogUrl::parse(&url).unwrap()).await.unwrap()).await;
-}
-
-#[tokio::test]
-async fn postgres_comes_from_the_first_schema_with_its_rows() {
-    let database = Database::new();
-    let mut raw = database.raw().await;
-    schema::POSTGRES.run_to(1, &mut raw).await.unwrap();
-    raw.execute(AssertSqlSafe(first_rows())).await.unwrap();
-    Catalog::migrate(&database.url()).await.unwrap();
-    check_first_rows(&database.open().await).await;
+async fn postgres_comes_from_every_schema_with_its_rows() {
+    for version in schema::POSTGRES.iter().map(|step| step.version) {
+        let database = Database::new();
+        let mut raw = database.raw().await;
+        schema::POSTGRES.run_to(1, &mut raw).await.unwrap();
+        raw.execute(AssertSqlSafe(first_rows())).await.unwrap();
+        schema::POSTGRES.run_to(version, &mut raw).await.unwrap();
+        Catalog::migrate(&database.url()).await.unwrap();
+        check_first_rows(&database.open().await).await;
+    }
 }
 
 /// Both databases have the same steps, and the same tables and columns of the same kinds.

@@ -2,7 +2,7 @@
 
 use api::Twin;
 
-use crate::{CatalogError, TwinRow, TwinState, row};
+use crate::{CatalogError, TwinOutcome, TwinRow, TwinState, row};
 
 /// The columns of a row, with the keys that the blobs' rows name.
 #[derive(Debug, sqlx::FromRow)]
@@ -58,10 +58,29 @@ impl Columns {
         })
     }
 
+    /// Returns what came of the conversion, or `None` when it has not ended.
+    pub(super) fn outcome(self) -> Result<Option<TwinOutcome>, CatalogError> {
+        if self.twin.is_some() {
+            return Ok(Some(TwinOutcome::Twin(self.made()?)));
+        }
+        Ok(match self.decode()?.state {
+            TwinState::Unconvertible { reason, detail } => Some(TwinOutcome::Unconvertible { reason, detail }),
+            TwinState::Converting { .. } | TwinState::Ready { .. } => None,
+        })
+    }
+
     fn ready(&self) -> Result<TwinState, CatalogError> {
+        Ok(TwinState::Ready {
+            twin: self.made()?,
+            key: row::present("blobs.store_key of twins.twin", self.twin_key.clone())?,
+            toc_key: row::present("blobs.store_key of twins.toc", self.toc_key.clone())?,
+        })
+    }
+
+    fn made(&self) -> Result<Twin, CatalogError> {
         let digest = |column, text: &Option<String>| row::digest(column, row::present(column, text.as_deref())?);
         let size = |column, number| row::unsigned(column, row::present(column, number)?);
-        let twin = Twin {
+        Ok(Twin {
             digest: digest("twins.twin", &self.twin)?,
             size: size("twins.twin_size", self.twin_size)?,
             diff_id: digest("twins.diff_id", &self.diff_id)?,
@@ -75,11 +94,6 @@ impl Columns {
                 "twins.implied_dirs",
                 row::present("twins.implied_dirs", self.implied_dirs.as_deref())?,
             )?,
-        };
-        Ok(TwinState::Ready {
-            twin,
-            key: row::present("blobs.store_key of twins.twin", self.twin_key.clone())?,
-            toc_key: row::present("blobs.store_key of twins.toc", self.toc_key.clone())?,
         })
     }
 }

@@ -52,10 +52,10 @@ impl Drop for Listener {
 
 /// Listens until the connection is lost, and returns why.
 async fn listen(pool: &PgPool, notes: &Notes, pause: &mut Duration) -> Result<std::convert::Infallible, sqlx::Error> {
-    let mut listener = answered(PgListener::connect_with(pool)).await?;
+    let mut listener = answered(Box::pin(PgListener::connect_with(pool))).await?;
     // Reconnecting is done here, where a connection that only hangs is noticed too.
     listener.eager_reconnect(false);
-    answered(listener.listen(CHANNEL)).await?;
+    answered(Box::pin(listener.listen(CHANNEL))).await?;
     // What ended before this moment was told to nobody.
     notes.tell(Note::Missed);
     *pause = PAUSES.0;

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
-use crate::{BlobKey, BlobStore, FsStore, OpenBlob, StoreError};
+use crate::{BlobKey, BlobStore, FsStore, Listed, MetaKey, OpenBlob, StoreError};
 
 /// A directory store that counts, fails on request, and can hold reads up.
 #[derive(Debug)]
@@ -56,8 +56,24 @@ impl BlobStore for Inner {
         self.0.store.sweep_uploads(older_than).await
     }
 
-    async fn list(&self, after: Option<&BlobKey>, limit: usize) -> Result<Vec<(BlobKey, u64)>, StoreError> {
+    async fn list(&self, after: Option<&BlobKey>, limit: usize) -> Result<Vec<Listed>, StoreError> {
         self.0.store.list(after, limit).await
+    }
+
+    async fn put_meta(&self, key: &MetaKey, bytes: Bytes) -> Result<(), StoreError> {
+        self.0.store.put_meta(key, bytes).await
+    }
+
+    async fn meta(&self, key: &MetaKey) -> Result<Option<Bytes>, StoreError> {
+        self.0.store.meta(key).await
+    }
+
+    async fn delete_meta(&self, key: &MetaKey) -> Result<(), StoreError> {
+        self.0.store.delete_meta(key).await
+    }
+
+    async fn list_meta(&self, after: Option<&MetaKey>, limit: usize) -> Result<Vec<MetaKey>, StoreError> {
+        self.0.store.list_meta(after, limit).await
     }
 }
 

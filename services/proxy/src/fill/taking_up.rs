@@ -1,0 +1,147 @@
+//! Takes up the fills that an earlier process left, or one of the fleet that died.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::Repository;
+use catalog::{CatalogError, FillRow};
+
+use super::journal::{Journal, spool_path};
+use super::registry::key;
+use super::source::work;
+use super::{FillError, Fills, Joined};
+use crate::fleet::Claimed;
+
+/// The fills of others that are taken up at once.
+const AT_ONCE: u32 = 16;
+
+impl Fills {
+    /// Takes up the fills an earlier process left, with `client_of` naming each one's upstream, and
+    /// removes every spool file that belongs to none of them. For the start, before the first request. What it does not
+    /// have a spool of, a process whose spools the others cannot read leaves to them.
+    ///
+    /// # Errors
+    /// The catalog's.
+    pub(crate) async fn take_up(
+        self: &Arc<Self>,
+        client_of: impl Fn(&Repository) -> Option<upstream::Client>,
+    ) -> Result<(), FillError> {
+        let mut rows = self.catalog.abandoned_fills(self.idle(), u32::MAX).await?;
+        rows.retain(|row| self.fleet.is_readable() || self.spool_of(row).try_exists().unwrap_or(false));
+        let keep: Vec<PathBuf> = rows.iter().map(|row| self.spool_of(row)).collect();
+        let folder = self.folder.clone();
+        telemetry::blocking(move || sweep(&folder, &keep)).await;
+        self.begin_again(rows, client_of).await
+    }
+
+    /// Takes up some of the fills that other processes left, where these can read what this one fills: any of them may
+    /// have a client that waits.
+    ///
+    /// # Errors
+    /// The catalog's.
+    pub(crate) async fn take_over(
+        self: &Arc<Self>,
+        client_of: impl Fn(&Repository) -> Option<upstream::Client>,
+    ) -> Result<(), FillError> {
+        if !self.fleet.is_readable() {
+            return Ok(());
+        }
+        let mut rows = self.catalog.abandoned_fills(self.idle(), AT_ONCE).await?;
+        rows.retain(|row| !self.is_running(row));
+        self.begin_again(rows, client_of).await
+    }
+
+    async fn begin_again(
+        self: &Arc<Self>,
+        rows: Vec<FillRow>,
+        client_of: impl Fn(&Repository) -> Option<upstream::Client>,
+    ) -> Result<(), FillError> {
+        for row in rows {
+            match client_of(&row.repository) {
+                Some(client) => {
+                    tokio::spawn(Arc::clone(self).go_on(row, client));
+                }
+                None => self.end_leftover(&row).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// How long nobody must have had the lease of a fill before it is taken up. Who followed the process that died has the
+    /// bytes, and claims it as soon as it can.
+    fn idle(&self) -> Duration {
+        self.fleet.lease_time().unwrap_or_default()
+    }
+
+    /// Goes on with a fill, unless another process does.
+    async fn go_on(self: Arc<Self>, row: FillRow, client: upstream::Client) {
+        let ended = match self.join_left(&client, &row.repository, &row.digest).await {
+            Ok(Joined::Running(_)) => return,
+            Ok(Joined::Stored(_)) => self.drop_leftover(&row).await,
+            Err(error) if matches!(*error, FillError::HeldElsewhere) => return self.drop_spool(&row).await,
+            Err(error) => {
+                tracing::warn!(
+                    blob.digest = %row.digest, repo.name = %row.repository,
+                    error = &error as &dyn std::error::Error, "an earlier fill could not be taken up"
+                );
+                if error.is_passing() {
+                    // The next look finds it again.
+                    return;
+                }
+                self.drop_leftover(&row).await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::warn!(blob.digest = %row.digest, %error, "the end of a fill could not be recorded");
+        }
+    }
+
+    async fn drop_leftover(&self, row: &FillRow) -> Result<(), CatalogError> {
+        self.drop_spool(row).await;
+        self.end_leftover(row).await
+    }
+
+    /// Ends the fill of `row`, unless it runs by now, here or elsewhere.
+    async fn end_leftover(&self, row: &FillRow) -> Result<(), CatalogError> {
+        if self.is_running(row) {
+            return Ok(());
+        }
+        match self.fleet.claim(&work(&row.repository, &row.digest)).await? {
+            Claimed::Mine(lease) => lease.end_fill(&row.digest, row.repository.upstream()).await,
+            Claimed::Theirs(_) => Ok(()),
+        }
+    }
+
+    async fn drop_spool(&self, row: &FillRow) {
+        if !self.is_running(row) {
+            let path = self.spool_of(row);
+            telemetry::blocking(move || Journal::remove(&path)).await;
+        }
+    }
+
+    fn is_running(&self, row: &FillRow) -> bool {
+        self.running().contains_key(&key(&row.repository, &row.digest))
+    }
+
+    fn spool_of(&self, row: &FillRow) -> PathBuf {
+        spool_path(&self.folder, &row.repository, &row.digest)
+    }
+}
+
+/// Removes every file in the spool folder but the spools in `keep` and their journals.
+fn sweep(folder: &Path, keep: &[PathBuf]) {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) => {
+            tracing::warn!(path = %folder.display(), %error, "the spool folder could not be read");
+            return;
+        }
+    };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        if path.is_file() && !keep.contains(&path.with_extension("spool")) {
+            Journal::remove(&path);
+        }
+    }
+}
