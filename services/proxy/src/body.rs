@@ -12,7 +12,7 @@ use futures_util::stream;
 
 use crate::error::RegistryError;
 use crate::fill::FillReader;
-use crate::metrics::{Fetched, Metrics};
+use crate::metrics::{Fetched, Metrics, Reader};
 
 /// The bytes read from the store in one step.
 const STEP: u64 = 256 << 10;
@@ -70,12 +70,13 @@ impl BlobBody {
 
     /// Returns the HTTP body. An error in it resets the connection: there is never a clean end after
     /// wrong or missing bytes.
-    pub(crate) fn into_body(self, metrics: Arc<Metrics>, what: Digest) -> Body {
-        Body::from_stream(stream::try_unfold((self, metrics, what), async |(mut body, metrics, what)| {
+    pub(crate) fn into_body(self, metrics: Arc<Metrics>, what: Digest, reader: Reader) -> Body {
+        let begun = (self, metrics, what, reader);
+        Body::from_stream(stream::try_unfold(begun, async |(mut body, metrics, what, reader)| {
             match body.next().await {
                 Ok(Some(piece)) => {
-                    metrics.served(piece.len());
-                    Ok(Some((piece, (body, metrics, what))))
+                    metrics.served(reader, piece.len());
+                    Ok(Some((piece, (body, metrics, what, reader))))
                 }
                 Ok(None) => Ok(None),
                 Err(error) => {

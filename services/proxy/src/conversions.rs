@@ -26,7 +26,7 @@ use crate::fill::Fills;
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::remotes::Target;
-use crate::stock::Stock;
+use crate::stock::{Stock, StockError};
 use jobs::{Entered, Jobs};
 use queue::Queue;
 
@@ -246,8 +246,8 @@ impl Conversions {
     /// tells whether it is one. A source that is its own twin is none: the upstream has it.
     ///
     /// # Errors
-    /// The catalog's.
-    pub(crate) async fn remake(self: &Arc<Self>, target: &Target, digest: &Digest) -> Result<bool, CatalogError> {
+    /// The catalog's or the store's.
+    pub(crate) async fn remake(self: &Arc<Self>, target: &Target, digest: &Digest) -> Result<bool, StockError> {
         let Some((source, id)) = self.catalog.lost_twin(digest, &target.repository).await? else { return Ok(false) };
         if source == *digest {
             return Ok(false);

@@ -140,7 +140,7 @@ impl Collector {
             }
         };
         let started = Instant::now();
-        let result = self.work(daily).await;
+        let result = self.work(daily, &lease).await;
         self.metrics.collection_ended(if result.is_ok() { "done" } else { "failed" }, started.elapsed());
         lease.end().await;
         result
@@ -150,7 +150,7 @@ impl Collector {
         if self.catalog.is_marked(Mark::Rebuilding).await? { Err(GcError::Rebuilding) } else { Ok(()) }
     }
 
-    async fn work(&self, daily: Daily) -> Result<Collected, GcError> {
+    async fn work(&self, daily: Daily, lease: &CollectionLease) -> Result<Collected, GcError> {
         self.check_no_rebuild().await?;
         let mut collected = Collected::default();
         self.catalog.date_undated().await?;
@@ -158,7 +158,7 @@ impl Collector {
         self.catalog.take_back_deletions().await?;
         self.evict(&mut Hand::Real(self), &mut collected).await?;
         self.delete_due(&mut collected).await?;
-        self.do_chores(daily, &mut collected).await?;
+        self.do_chores(daily, lease, &mut collected).await?;
         collected.usage = self.catalog.usage().await?;
         self.metrics.store_bytes(&collected.usage);
         Ok(collected)

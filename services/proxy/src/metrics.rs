@@ -178,6 +178,15 @@ struct UpstreamLabel {
     upstream: String,
 }
 
+/// Who reads a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reader {
+    /// Whoever pulls.
+    Client,
+    /// Another process of the fleet.
+    Replica,
+}
+
 /// The metrics of one process.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -190,6 +199,7 @@ pub(crate) struct Metrics {
     replica_bytes: Counter,
     taken_over: Family<KindLabel, Counter>,
     served_bytes: Counter,
+    lent_bytes: Counter,
     conversions: Family<StateLabels, Counter>,
     conversions_running: Gauge,
     conversions_postponed: Counter,
@@ -230,6 +240,7 @@ impl Metrics {
             replica_bytes: Counter::default(),
             taken_over: Family::default(),
             served_bytes: Counter::default(),
+            lent_bytes: Counter::default(),
             conversions: Family::default(),
             conversions_running: Gauge::default(),
             conversions_postponed: Counter::default(),
@@ -268,6 +279,12 @@ impl Metrics {
             "Body bytes of blobs and manifests sent to clients",
             Unit::Bytes,
             this.served_bytes.clone(),
+        );
+        r.register_with_unit(
+            "lent",
+            "Body bytes of blobs sent to other processes of the fleet",
+            Unit::Bytes,
+            this.lent_bytes.clone(),
         );
         r.register("conversions", "Conversions that ended, by state and reason", this.conversions.clone());
         r.register("conversions_running", "Conversions that run now", this.conversions_running.clone());
@@ -361,8 +378,11 @@ impl Metrics {
         self.taken_over.get_or_create(&KindLabel { kind: work }).inc();
     }
 
-    pub(crate) fn served(&self, bytes: usize) {
-        self.served_bytes.inc_by(bytes as u64);
+    pub(crate) fn served(&self, reader: Reader, bytes: usize) {
+        match reader {
+            Reader::Client => self.served_bytes.inc_by(bytes as u64),
+            Reader::Replica => self.lent_bytes.inc_by(bytes as u64),
+        };
     }
 
     pub(crate) fn conversion_started(&self) {

@@ -97,8 +97,8 @@ impl<'a> Records<'a> {
             MetaObject::Tag { repository: repository.clone(), tag: tag.clone(), digest: digest.clone(), checked_at };
         self.put(&object).await?;
         self.catalog.set_tag(repository, tag, digest, checked_at).await?;
-        let stands = self.catalog.tag(repository, tag).await?.is_none_or(|row| row.digest == *digest);
-        // Another process heard a later answer, and its object may have been the first of the two.
+        let stands = self.catalog.tag(repository, tag).await?.is_some_and(|row| row.digest == *digest);
+        // Another process heard a later answer, and what it did to the object may have come first.
         if stands { Ok(()) } else { self.note_tag(repository, tag).await }
     }
 
@@ -144,18 +144,25 @@ impl<'a> Records<'a> {
         Ok(())
     }
 
-    /// Writes the object of a tag as it is recorded now.
+    /// Writes or deletes the object of a tag as it is recorded now.
     async fn note_tag(&self, repository: &Repository, tag: &Tag) -> Result<(), StockError> {
         let mut written = None;
         for _ in 0..TAG_TRIES {
-            let Some(row) = self.catalog.tag(repository, tag).await? else { break };
-            if written.as_ref() == Some(&row.digest) {
+            let row = self.catalog.tag(repository, tag).await?;
+            let now = row.as_ref().map(|row| row.digest.clone());
+            if written.as_ref() == Some(&now) {
                 break;
             }
-            let (repository, tag) = (repository.clone(), tag.clone());
-            let digest = row.digest.clone();
-            self.put(&MetaObject::Tag { repository, tag, digest, checked_at: row.checked_at }).await?;
-            written = Some(row.digest);
+            match row {
+                Some(row) => {
+                    let (repository, tag) = (repository.clone(), tag.clone());
+                    let digest = row.digest;
+                    self.put(&MetaObject::Tag { repository, tag, digest, checked_at: row.checked_at }).await?;
+                }
+                // Another process has forgotten it, perhaps before the object was written that is there.
+                None => self.store.delete_meta(&MetaObject::tag_key(repository, tag)).await?,
+            }
+            written = Some(now);
         }
         Ok(())
     }
@@ -231,5 +238,48 @@ impl<'a> Records<'a> {
             self.catalog.record_profile(id, description).await?;
         }
         Ok(())
+    }
+
+    /// Returns what the profile `id` stands for. After the database was set back only the store may know it, and then the
+    /// catalog learns it here: twins are to be made under it.
+    pub(crate) async fn description_of(&self, id: &str) -> Result<Option<String>, StockError> {
+        if let Some(description) = self.catalog.profile(id).await? {
+            return Ok(Some(description));
+        }
+        let key = MetaObject::profile_key(id);
+        let Some(bytes) = self.store.meta(&key).await? else { return Ok(None) };
+        let Ok(MetaObject::Profile { description, .. }) = MetaObject::parse(&key, &bytes) else { return Ok(None) };
+        self.catalog.record_profile(id, &description).await?;
+        Ok(Some(description))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use blobstore::FsStore;
+    use catalog::CatalogUrl;
+
+    use super::*;
+
+    /// A tag's object is as the row is: written where there is one, and gone where another process has forgotten the tag.
+    #[tokio::test]
+    async fn a_tags_object_follows_its_row() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", folder.path().join("catalog.db").display());
+        let catalog = Catalog::open(&CatalogUrl::parse(&url).unwrap()).await.unwrap();
+        let store: Arc<dyn BlobStore> = Arc::new(FsStore::open(folder.path()).unwrap());
+        let records = Records::new(&catalog, &store);
+        let (repository, tag) = (Repository::parse("docker.io/library/a").unwrap(), Tag::parse("latest").unwrap());
+        let key = MetaObject::tag_key(&repository, &tag);
+        let digest = Digest::of(b"manifest");
+        records.tag(&repository, &tag, &digest, 5).await.unwrap();
+        let object = store.meta(&key).await.unwrap().unwrap();
+        catalog.forget_tag(&repository, &tag, 6).await.unwrap();
+        assert_eq!(store.meta(&key).await.unwrap(), Some(object));
+        records.note_tag(&repository, &tag).await.unwrap();
+        assert_eq!(store.meta(&key).await.unwrap(), None);
+        catalog.set_tag(&repository, &tag, &digest, 7).await.unwrap();
+        records.note_tag(&repository, &tag).await.unwrap();
+        assert!(store.meta(&key).await.unwrap().is_some());
     }
 }

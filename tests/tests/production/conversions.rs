@@ -115,6 +115,42 @@ fn conversions_of_an_upstream_that_is_gone_keep_no_others_waiting() {
     world.assert_calm();
 }
 
+/// The database breaks calls off while a replica waits for what another one converts: it goes on waiting, and so does its
+/// client.
+#[test]
+fn a_broken_call_ends_no_wait_for_a_conversion() {
+    const RATE: u64 = 40_000;
+    let world = World::start(vec![Blob::new(TAR, tar(307, 1, 1 << 20))], |options| {
+        options.view("estargz").config("[convert]\nwait = \"120s\"\n")
+    });
+    let digest = &world.layer().digest;
+    world.throttle(RATE);
+    let path = format!("/v2/{REPOSITORY}/manifests/latest");
+    let view = |replica: usize| {
+        let answer = world.stage.proxy.replica(replica).request("GET", &path, &[("accept", web::MANIFEST_TYPES)]);
+        answer.unwrap().header("firstlight-view")
+    };
+    std::thread::scope(|scope| {
+        let clients = [0, 1, 2].map(|replica| scope.spawn(move || view(replica)));
+        world.wait("the conversion", || world.stage.proxy.owner("conversion", digest).unwrap().is_some());
+        // All three look for abandoned rows now and then, one converts; so a fourth that waits is one that looks how far that is.
+        let waiting =
+            "(SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')";
+        let broken = format!(
+            "BEGIN; LOCK TABLE twins IN ACCESS EXCLUSIVE MODE; \
+             DO $$ BEGIN FOR i IN 1..400 LOOP EXIT WHEN (SELECT count(*) >= 5 FROM {waiting} w); PERFORM pg_sleep(0.05); \
+             END LOOP; END $$; SELECT count(pg_terminate_backend(pid)) FROM {waiting} w; COMMIT"
+        );
+        let said = world.stage.proxy.sql(&broken).unwrap();
+        assert!(said.lines().any(|line| line.parse::<u32>().is_ok_and(|broken| broken >= 5)), "{said}");
+        world.stage.relay.clear();
+        for client in clients {
+            assert_eq!(client.join().unwrap().as_deref(), Some("estargz"), "{}", world.stage.proxy.log());
+        }
+    });
+    world.wait_idle();
+}
+
 /// Starts a world around one replica.
 fn alone(layers: Vec<Blob>, backing: Backing, options: impl FnOnce(ProxyOptions) -> ProxyOptions) -> World {
     World::around(layers, |upstream| Fleet::start_on(&Node::Machine, backing, vec![options(upstream)]))

@@ -95,12 +95,16 @@ fn a_twin_that_is_held_by_itself_comes_back() {
         let whole = web::download(proxy.at(), &path("team/holder"), &[], Pace::default()).unwrap();
         assert!(whole.status == 200 && whole.digest == twin, "{whole:?}\n{}", proxy.log());
     };
+    let rows = format!("SELECT count(*) FROM blobs WHERE digest = '{twin}' AND store_key <> ''");
     let evict = || {
         let limits = [("FIRSTLIGHT_CACHE_MAX_AGE", "1s"), ("FIRSTLIGHT_CACHE_GRACE", "1s")];
-        let row = format!("SELECT count(*) FROM blobs WHERE digest = '{twin}' AND store_key <> ''");
+        // Its readers have its bytes before the store has them.
+        let stored =
+            wait::until("the twin in the store", LIMIT, || Ok((backing.sql(&rows).trim() == "1").then_some(())));
+        stored.unwrap_or_else(|error| panic!("{error}\n{}", proxy.log()));
         let gone = wait::until("eviction", LIMIT, || {
             backing.run(&limits, &["gc"]);
-            Ok((backing.sql(&row).trim() == "0").then_some(()))
+            Ok((backing.sql(&rows).trim() == "0").then_some(()))
         });
         gone.unwrap_or_else(|error| panic!("{error}\n{}", proxy.log()));
     };

@@ -5,6 +5,7 @@
 //! bytes lie meta objects, each under a [`MetaKey`]: what a lost database can be rebuilt from.
 
 mod bridge;
+mod buffers;
 mod cached;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;

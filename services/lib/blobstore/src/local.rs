@@ -6,10 +6,12 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rustix::io::ReadWriteFlags;
 use telemetry::blocking;
 
 use crate::StoreError;
+use crate::buffers::Buffer;
 
 /// The most bytes copied from the page cache on an async thread, about 50 µs of work.
 const MAX_INLINE: usize = 256 << 10;
@@ -38,16 +40,16 @@ impl LocalFile {
     }
 
     /// Reads exactly `len` bytes at `offset`; at once when they are few and in the page cache.
-    pub(crate) async fn read(self: &Arc<Self>, offset: u64, len: usize) -> Result<Vec<u8>, StoreError> {
-        let mut buf = vec![0; len];
-        let cached = if len <= MAX_INLINE { self.read_cached(&mut buf, offset) } else { 0 };
+    pub(crate) async fn read(self: &Arc<Self>, offset: u64, len: usize) -> Result<Bytes, StoreError> {
+        let mut buf = Buffer::new(len);
+        let cached = if len <= MAX_INLINE { self.read_cached(buf.as_mut(), offset) } else { 0 };
         if cached == len {
-            return Ok(buf);
+            return Ok(buf.into_bytes());
         }
         let file = Arc::clone(self);
         blocking(move || {
-            file.read_blocking(&mut buf[cached..], offset + cached as u64)?;
-            Ok(buf)
+            file.read_blocking(&mut buf.as_mut()[cached..], offset + cached as u64)?;
+            Ok(buf.into_bytes())
         })
         .await
     }

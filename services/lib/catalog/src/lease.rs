@@ -95,7 +95,7 @@ impl Lease {
         &self.work
     }
 
-    /// Returns the number of the claim: later claims of the same work have larger ones.
+    /// Returns the number of the claim. No other claim of this catalog, of whatever work, has it.
     pub fn epoch(&self) -> i64 {
         self.epoch
     }
@@ -118,9 +118,8 @@ fn bind(work: &Work, statement: Query) -> Query {
 
 // === impl Catalog ===
 
-/// Numbers a claim. Counted over all work and never taken back, so that a lease never has an earlier one's number, not
-/// even of work whose row came and went. Claims wait here for each other, for as long as [`CLAIM`] takes; so where the
-/// database lets a `WITH` write, both are one statement, and no process that is stopped between them holds up the rest.
+/// Numbers a claim, where there are no sequences: from one row. Numbers are never taken back, so that a lease never has an
+/// earlier one's, not even of work whose row came and went. With a sequence no claim waits for another's work.
 const NEXT_EPOCH: &str = "UPDATE lease_epochs SET last = last + 1 RETURNING last";
 
 /// A lease that is free is taken, and then its owner is the caller; else nothing changes. The owner comes back.
@@ -128,7 +127,8 @@ const NEXT_EPOCH: &str = "UPDATE lease_epochs SET last = last + 1 RETURNING last
 /// `excluded.expires_at - $6` is now, the same moment in every column. An owner's own lease counts as free: a claim
 /// whose answer got lost is repeated.
 const CLAIM: &str = "\
-INSERT INTO leases (kind, subject, scope, owner, address, expires_at, epoch) {row}
+INSERT INTO leases (kind, subject, scope, owner, address, expires_at, epoch)
+VALUES ($1, $2, $3, $4, $5, {now} + $6, {epoch})
 ON CONFLICT (kind, subject, scope) DO UPDATE SET
     owner = CASE WHEN {held} THEN leases.owner ELSE excluded.owner END,
     address = CASE WHEN {held} THEN leases.address ELSE excluded.address END,
@@ -145,20 +145,19 @@ impl Catalog {
     /// # Errors
     /// Those of the database.
     pub async fn claim(&self, work: &Work, owner: &Owner, ttl: Duration) -> Result<Claim, CatalogError> {
-        const ACTION: &str = "claim work";
-        let claim = CLAIM.replace("{held}", HELD);
-        let bind = |claim| bind(work, claim).bind(&owner.id).bind(&owner.address).bind(milliseconds(ttl));
-        let mut session = self.writing(ACTION).await?;
-        let (epoch, id, address, expires_in): (i64, String, String, i64) = if session.writes_in_with() {
-            let row = "SELECT $1, $2, $3, $4, $5, {now} + $6, last FROM counted";
-            let claim = format!("WITH counted AS ({NEXT_EPOCH}) {}", claim.replace("{row}", row));
-            let claim = bind(session.timed(&claim));
+        let claim = |session: &Session, epoch| {
+            let claim = session.timed(&CLAIM.replace("{held}", HELD).replace("{epoch}", epoch));
+            bind(work, claim).bind(&owner.id).bind(&owner.address).bind(milliseconds(ttl))
+        };
+        let mut session = self.writing("claim work").await?;
+        let (epoch, id, address, expires_in): (i64, String, String, i64) = if session.has_sequences() {
+            let claim = claim(&session, "nextval('lease_epoch')");
             session.one(claim).await?
         } else {
             session.begin().await?;
             let (epoch,): (i64,) = session.one(query(NEXT_EPOCH)).await?;
-            let claim = bind(session.timed(&claim.replace("{row}", "VALUES ($1, $2, $3, $4, $5, {now} + $6, $7)")));
-            let claimed = session.one(claim.bind(epoch)).await?;
+            let claim = claim(&session, "$7").bind(epoch);
+            let claimed = session.one(claim).await?;
             session.commit().await?;
             claimed
         };

@@ -170,8 +170,8 @@ impl Session {
         query.push(&sql.replace("{now}", now))
     }
 
-    /// Tells whether a `WITH` may hold a statement that writes.
-    pub(crate) const fn writes_in_with(&self) -> bool {
+    /// Tells whether there are sequences, which give numbers to many at once.
+    pub(crate) const fn has_sequences(&self) -> bool {
         matches!(self.connection, Connection::Postgres { .. })
     }
 

@@ -120,7 +120,8 @@ impl Catalog {
     /// TOC's under `toc_key` (an own twin's key is its source's): both blobs and the row, all or nothing. Returns
     /// the state that stands. A final state is never overwritten, and of a digest that is in the store already the
     /// recorded key stands; so who gets other keys than its own deletes the bytes it stored. A twin whose bytes were
-    /// lost ([`Catalog::lose_blob`]) goes on converting if this is another one.
+    /// lost ([`Catalog::lose_blob`]) goes on converting if this is another one, and so does an own twin whose source is no
+    /// longer stored under `key`; then nothing else is recorded.
     ///
     /// # Errors
     /// [`CatalogError::NotBegun`] when there is no row; else those of the database.
@@ -220,6 +221,12 @@ pub(crate) async fn finish(
     toc_key: &str,
 ) -> Result<TwinState, CatalogError> {
     if make_ready(session, source, profile, twin).await? {
+        if twin.digest == *source && !is_under(session, source, key).await? {
+            // Evicted or lost since the caller looked: these bytes are about to be deleted.
+            let back = query("UPDATE twins SET state = 'converting' WHERE source = $1 AND profile = $2");
+            session.run(back.bind(source).bind(profile)).await?;
+            return standing(session, source, profile).await;
+        }
         let bytes = BlobRow { digest: twin.digest.clone(), size: twin.size, key: key.into() };
         let toc = BlobRow { digest: twin.toc_digest.clone(), size: twin.toc_size, key: toc_key.into() };
         blob::insert(session, &bytes).await?;
@@ -227,6 +234,13 @@ pub(crate) async fn finish(
         session.tell_ended(source).await?;
     }
     standing(session, source, profile).await
+}
+
+/// Tells whether the bytes of `digest` lie under `key`, and until the transaction ends they do so.
+async fn is_under(session: &mut Session, digest: &Digest, key: &str) -> Result<bool, CatalogError> {
+    let select = session.locked("SELECT digest FROM blobs WHERE digest = $1 AND store_key = $2");
+    let found: Option<(String,)> = session.optional(select.bind(digest).bind(key)).await?;
+    Ok(found.is_some())
 }
 
 /// Records that a source stays as it is, unless the row is in a final state; returns the state that stands.

@@ -85,9 +85,37 @@ impl Rebuild {
 
 #[cfg(test)]
 mod tests {
-    use catalog::{Claim, Work};
+    use ::bytes::Bytes;
+    use api::Digest;
+    use blobstore::{BlobKey, FsStore, Generation};
+    use catalog::{BlobRow, Claim, Work};
 
     use super::*;
+
+    /// A replica that goes on serving stores a blob after its keys were listed: its row stays. One whose bytes are nowhere
+    /// gets those of the listing.
+    #[tokio::test]
+    async fn what_is_stored_after_the_listing_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", folder.path().join("catalog.db").display());
+        let catalog = Catalog::open(&catalog::CatalogUrl::parse(&url).unwrap()).await.unwrap();
+        let store: Arc<dyn BlobStore> = Arc::new(FsStore::open(folder.path()).unwrap());
+        let rebuild = Rebuild { catalog: catalog.clone(), store: Arc::clone(&store), progress: Progress::new() };
+        let bytes = Bytes::from_static(b"a blob");
+        let digest = Digest::of(&bytes);
+        let [listed, later] = [1, 2].map(|_| BlobKey::blob(&digest, Generation::random()));
+        let row = BlobRow { digest: digest.clone(), size: bytes.len() as u64, key: later.to_string() };
+        store.put_bytes(&listed, bytes.clone()).await.unwrap();
+        store.put_bytes(&later, bytes.clone()).await.unwrap();
+        catalog.add_blob(&row, &[]).await.unwrap();
+        let copies = vec![(listed.clone(), row.size)];
+        rebuild.look(copies.clone()).await.unwrap();
+        assert_eq!(catalog.blob(&digest).await.unwrap().unwrap().key, later.to_string());
+
+        store.delete(&later).await.unwrap();
+        rebuild.look(copies).await.unwrap();
+        assert_eq!(catalog.blob(&digest).await.unwrap().unwrap().key, listed.to_string());
+    }
 
     /// While somebody collects, nothing is rebuilt, and the refusal says who; afterwards it is, and the lease is free.
     #[tokio::test]

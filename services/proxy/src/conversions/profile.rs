@@ -1,9 +1,9 @@
 //! [`KnownProfile`]: a profile that twins are made under, now or earlier.
 
-use catalog::CatalogError;
-
 use super::Conversions;
 use crate::config;
+use crate::records::Records;
+use crate::stock::StockError;
 
 /// A profile by its id, and its settings where this program makes the same bytes under it.
 #[derive(Debug, Clone)]
@@ -51,12 +51,12 @@ impl Conversions {
     /// Returns the profile `id`, under which something was made.
     ///
     /// # Errors
-    /// The catalog's.
-    pub(crate) async fn known_profile(&self, id: String) -> Result<KnownProfile, CatalogError> {
+    /// The catalog's or the store's.
+    pub(crate) async fn known_profile(&self, id: String) -> Result<KnownProfile, StockError> {
         if id == self.profile.id {
             return Ok(self.profile.clone());
         }
-        let description = self.catalog.profile(&id).await?.unwrap_or_default();
+        let description = Records::new(&self.catalog, &self.store).description_of(&id).await?.unwrap_or_default();
         Ok(KnownProfile::recorded(id, &description))
     }
 }

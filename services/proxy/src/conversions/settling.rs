@@ -129,7 +129,12 @@ impl Conversions {
             Ok(state) => state,
         };
         let TwinState::Ready { key: kept, toc_key: kept_toc, .. } = state else {
-            return Err(JobError::AnotherTwin { digest: twin.digest.clone() });
+            let is_gone = made.is_own && self.catalog.blob(source).await?.is_none_or(|row| row.key != key.to_string());
+            return Err(if is_gone {
+                JobError::SourceNotStored
+            } else {
+                JobError::AnotherTwin { digest: twin.digest.clone() }
+            });
         };
         // What counts is not deleted, whatever comes after this.
         made.key.take_if(|key| key.to_string() == kept);

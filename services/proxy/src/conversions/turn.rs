@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use api::UnconvertibleReason;
 use catalog::{CatalogError, TwinState, Watch, Work};
+use tokio::time::Instant;
 
 use super::Conversions;
 use super::job::{Job, JobError};
@@ -14,6 +15,8 @@ use crate::fleet::{Claimed, HeldLease};
 /// The pauses between looks at a conversion of another process where no note of its end comes: the first, doubled up to
 /// the last. A process that died is noticed by them alone.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
+/// How long a turn waits for a catalog that is out of reach.
+const PATIENCE: Duration = Duration::from_secs(180);
 /// How often a layer may kill its converter.
 const MAX_DEATHS: u32 = 5;
 
@@ -37,8 +40,19 @@ enum Seen {
     Free,
 }
 
+/// What a look at a layer, and a claim of it, led to.
+enum Step {
+    /// It is this process's turn.
+    Mine(Turn),
+    /// There is nothing to do here.
+    Over,
+    /// Another process does it.
+    Wait,
+}
+
 impl Conversions {
-    /// Waits until this process may convert the layer of `job`; `None` when another one has ended its conversion.
+    /// Waits until this process may convert the layer of `job`; `None` when another one has ended its conversion. Waits for
+    /// a catalog that is out of reach, too.
     pub(super) async fn turn(&self, job: &Job) -> Result<Option<Turn>, CatalogError> {
         if self.fleet.lease_time().is_none() {
             let claimed = self.fleet.claim(&work(job)).await?;
@@ -48,49 +62,70 @@ impl Conversions {
             });
         }
         let mut looks = Looks::new(self.catalog.conversions());
-        let mut seen = self.seen(job, false).await?;
-        let mut waited = false;
+        let (mut waited, mut failing_since) = (false, None);
         loop {
-            match seen {
-                Seen::Ended => return Ok(None),
-                Seen::Postponed => {
-                    self.failed.insert(job.layer().digest.clone(), ()).await;
-                    return Ok(None);
-                }
-                Seen::Held => waited = true,
-                Seen::Free => {
-                    if let Some(turn) = self.claim(job, &mut looks).await? {
-                        // The process before may have ended it since the look.
-                        seen = self.seen_in_row(job).await?;
-                        match seen {
-                            Seen::Ended => continue,
-                            _ => return Ok(Some(turn)),
-                        }
+            match self.step(job, &mut looks, &mut waited).await {
+                Ok(Step::Mine(turn)) => return Ok(Some(turn)),
+                Ok(Step::Over) => return Ok(None),
+                Ok(Step::Wait) => failing_since = None,
+                Err(error) => {
+                    let since = *failing_since.get_or_insert_with(Instant::now);
+                    if !error.is_transient() || since.elapsed() > PATIENCE {
+                        return Err(error);
                     }
+                    tracing::debug!(blob.digest = %job.layer().digest, %error, "a conversion waits for the catalog");
                 }
             }
             looks.wait(job).await;
-            seen = self.seen(job, waited).await?;
         }
     }
 
-    /// Claims the layer as soon as this process may have one more, those that somebody asked for first; `None` when another
-    /// one has it, or has ended it meanwhile.
-    async fn claim(&self, job: &Job, looks: &mut Looks) -> Result<Option<Turn>, CatalogError> {
+    /// Looks at a layer, and claims it when it is free. `waited` says whether another process had it at an earlier look.
+    async fn step(&self, job: &Job, looks: &mut Looks, waited: &mut bool) -> Result<Step, CatalogError> {
+        let mut seen = self.seen(job, *waited).await?;
+        let mut place = None;
+        if matches!(seen, Seen::Free) {
+            (seen, place) = self.place_for_lease(job, looks).await?;
+        }
+        match seen {
+            Seen::Ended => Ok(Step::Over),
+            Seen::Postponed => {
+                self.failed.insert(job.layer().digest.clone(), ()).await;
+                Ok(Step::Over)
+            }
+            Seen::Held => {
+                *waited = true;
+                Ok(Step::Wait)
+            }
+            Seen::Free => self.claim(job, place).await,
+        }
+    }
+
+    /// Waits until this process may have one more layer, those that somebody asked for first, as long as this one is free.
+    async fn place_for_lease(&self, job: &Job, looks: &mut Looks) -> Result<(Seen, Option<Place>), CatalogError> {
         let mut place = pin!(self.leases.place(job.size(), &job.asked));
-        let place = loop {
+        loop {
             tokio::select! {
-                place = &mut place => break place,
+                place = &mut place => return Ok((Seen::Free, Some(place))),
                 () = looks.wait(job) => {}
             }
-            if !matches!(self.seen(job, false).await?, Seen::Free) {
-                return Ok(None);
+            let seen = self.seen(job, false).await?;
+            if !matches!(seen, Seen::Free) {
+                return Ok((seen, None));
             }
-        };
-        match self.fleet.claim(&work(job)).await? {
-            Claimed::Mine(lease) => Ok(Some(Turn { lease, place: Some(place) })),
-            Claimed::Theirs(_) => Ok(None),
         }
+    }
+
+    async fn claim(&self, job: &Job, place: Option<Place>) -> Result<Step, CatalogError> {
+        let lease = match self.fleet.claim(&work(job)).await? {
+            Claimed::Mine(lease) => lease,
+            Claimed::Theirs(_) => return Ok(Step::Wait),
+        };
+        // The process before may have ended it since the look.
+        Ok(match self.seen_in_row(job).await? {
+            Seen::Ended => Step::Over,
+            _ => Step::Mine(Turn { lease, place }),
+        })
     }
 
     /// Looks at the row and the lease; after a wait for another process also at how that one ended.
@@ -180,7 +215,6 @@ impl Looks {
 mod tests {
     use api::Digest;
     use catalog::{Catalog, CatalogUrl};
-    use tokio::time::Instant;
 
     use super::*;
     use crate::conversions::plain_layer;

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use api::{Digest, Repository};
+use api::Digest;
 use serde::{Deserialize, Serialize};
 
 use super::intervals::Intervals;
@@ -20,14 +20,19 @@ pub(crate) struct Journal {
     pub(crate) have: Vec<(u64, u64)>,
 }
 
-/// Returns the path of the spool of `digest` in `folder`, as filled from the upstream of `repository`.
-pub(crate) fn spool_path(folder: &Path, repository: &Repository, digest: &Digest) -> PathBuf {
-    let upstream = Digest::of(repository.upstream().as_bytes());
+/// Returns the path of the spool of `digest` in `folder`, as filled from `upstream`.
+pub(crate) fn spool_path(folder: &Path, upstream: &str, digest: &Digest) -> PathBuf {
+    let upstream = Digest::of(upstream.as_bytes());
     folder.join(format!("{}-{}-{}.spool", digest.algorithm().name(), digest.hex(), &upstream.hex()[..8]))
 }
 
 fn journal_path(spool: &Path) -> PathBuf {
     spool.with_extension("journal")
+}
+
+/// Returns where a journal is written before it takes the place of the one before.
+fn fresh_path(spool: &Path) -> PathBuf {
+    spool.with_extension("journal-new")
 }
 
 impl Journal {
@@ -51,14 +56,14 @@ impl Journal {
     pub(crate) fn save(path: &Path, size: u64, have: &Intervals) -> io::Result<()> {
         let journal = Self { size, have: have.iter().map(|r| (r.start, r.end)).collect() };
         let target = journal_path(path);
-        let fresh = target.with_extension("journal-new");
+        let fresh = fresh_path(path);
         std::fs::write(&fresh, serde_json::to_vec(&journal)?)?;
         std::fs::rename(fresh, target)
     }
 
     /// Removes the spool at `path`, if it is still there, and its note.
     pub(crate) fn remove(path: &Path) {
-        for leftover in [path.to_owned(), journal_path(path)] {
+        for leftover in [path.to_owned(), journal_path(path), fresh_path(path)] {
             if let Err(error) = std::fs::remove_file(&leftover)
                 && error.kind() != io::ErrorKind::NotFound
             {

@@ -36,7 +36,7 @@ impl Fills {
         self.room.check(0).await?;
         let sources =
             Sources::find(&self.fleet, &self.stock, &self.metrics, repository, digest, slot.follows()).await?;
-        let path = spool_path(&self.folder, repository, digest);
+        let path = spool_path(&self.folder, repository.upstream(), digest);
         let left = Journal::load(&path);
         let gap = match &left {
             Some((size, have)) => have.first_gap(0, *size),

@@ -1,5 +1,6 @@
 //! Takes up the fills that an earlier process left, or one of the fleet that died.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use api::Repository;
 use catalog::{CatalogError, FillRow};
 
 use super::journal::{Journal, spool_path};
-use super::registry::key;
+use super::registry::{Key, key};
 use super::source::work;
 use super::{FillError, Fills, Joined};
 use crate::fleet::Claimed;
@@ -18,7 +19,7 @@ const AT_ONCE: u32 = 16;
 
 impl Fills {
     /// Takes up the fills an earlier process left, with `client_of` naming each one's upstream, and
-    /// removes every spool file that belongs to none of them. For the start, before the first request. What it does not
+    /// removes every spool file that belongs to no fill. For the start, before the first request. What it does not
     /// have a spool of, a process whose spools the others cannot read leaves to them.
     ///
     /// # Errors
@@ -29,9 +30,7 @@ impl Fills {
     ) -> Result<(), FillError> {
         let mut rows = self.catalog.abandoned_fills(self.idle(), u32::MAX).await?;
         rows.retain(|row| self.fleet.is_readable() || self.spool_of(row).try_exists().unwrap_or(false));
-        let keep: Vec<PathBuf> = rows.iter().map(|row| self.spool_of(row)).collect();
-        let folder = self.folder.clone();
-        telemetry::blocking(move || sweep(&folder, &keep)).await;
+        self.sweep().await?;
         self.begin_again(rows, client_of).await
     }
 
@@ -44,6 +43,7 @@ impl Fills {
         self: &Arc<Self>,
         client_of: impl Fn(&Repository) -> Option<upstream::Client>,
     ) -> Result<(), FillError> {
+        self.sweep().await?;
         if !self.fleet.is_readable() {
             return Ok(());
         }
@@ -125,23 +125,57 @@ impl Fills {
     }
 
     fn spool_of(&self, row: &FillRow) -> PathBuf {
-        spool_path(&self.folder, &row.repository, &row.digest)
+        self.spool_of_key(&key(&row.repository, &row.digest))
+    }
+
+    // --- spools that are nobody's
+
+    /// Removes every spool that belongs to no fill: an earlier process left it, and somebody else has ended that fill. One
+    /// that goes on elsewhere may be taken over here yet, with the bytes that are here.
+    async fn sweep(self: &Arc<Self>) -> Result<(), CatalogError> {
+        let fills = Arc::clone(self);
+        let mut left = telemetry::blocking(move || {
+            let mut left = spools_in(&fills.folder);
+            let running: Vec<Key> = fills.running().keys().cloned().collect();
+            for key in &running {
+                left.remove(&fills.spool_of_key(key));
+            }
+            left
+        })
+        .await;
+        if left.is_empty() {
+            return Ok(());
+        }
+        for row in self.catalog.unfinished_fills().await? {
+            left.remove(&self.spool_of(&row));
+        }
+        let fills = Arc::clone(self);
+        telemetry::blocking(move || left.iter().for_each(|path| fills.remove_unused(path))).await;
+        Ok(())
+    }
+
+    fn remove_unused(&self, path: &Path) {
+        // Held until the file is gone, so that no fill begins to use it.
+        let running = self.running();
+        if !running.keys().any(|key| self.spool_of_key(key) == path) {
+            Journal::remove(path);
+        }
+    }
+
+    fn spool_of_key(&self, (upstream, digest): &Key) -> PathBuf {
+        spool_path(&self.folder, upstream, digest)
     }
 }
 
-/// Removes every file in the spool folder but the spools in `keep` and their journals.
-fn sweep(folder: &Path, keep: &[PathBuf]) {
+/// Returns the spools in a folder, each by its own path, whether it or only its journal is there.
+fn spools_in(folder: &Path) -> HashSet<PathBuf> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) => {
             tracing::warn!(path = %folder.display(), %error, "the spool folder could not be read");
-            return;
+            return HashSet::new();
         }
     };
-    for entry in entries.flatten() {
-        let path = entry.path();
-        if path.is_file() && !keep.contains(&path.with_extension("spool")) {
-            Journal::remove(&path);
-        }
-    }
+    let files = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file());
+    files.map(|path| path.with_extension("spool")).collect()
 }

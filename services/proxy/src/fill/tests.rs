@@ -26,8 +26,10 @@ use crate::stock::Stock;
 /// Longer than any test.
 const LONG: Duration = Duration::from_secs(3600);
 /// Nothing of a healthy test takes longer.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(120);
 const BYTES: &[u8] = &[7; 100_000];
+/// How often work was claimed.
+const CLAIMS: &str = "(SELECT last_value - 1000000000000 FROM lease_epoch)";
 
 /// A database, a store, and one process over them that has a spool folder.
 struct Ground {
@@ -89,7 +91,7 @@ impl Ground {
 
     /// Returns how often work was claimed.
     async fn claims(&self) -> String {
-        self.sql("SELECT last FROM lease_epochs").await
+        self.sql(&format!("SELECT {CLAIMS}")).await
     }
 
     /// Gives the fill to another process, which is reached at `address`.
@@ -206,7 +208,7 @@ async fn who_cannot_be_read_takes_over_nothing() {
     cannot.take_up(client_of).await.unwrap();
     cannot.take_over(client_of).await.unwrap();
     assert_eq!(asked.load(Ordering::Relaxed), 0);
-    let spool = journal::spool_path(&ground.folder.path().join("spool"), &ground.home, &ground.digest);
+    let spool = journal::spool_path(&ground.folder.path().join("spool"), ground.home.upstream(), &ground.digest);
     std::fs::write(&spool, "").unwrap();
     cannot.take_up(client_of).await.unwrap();
     assert_eq!(asked.load(Ordering::Relaxed), 1, "its own");
@@ -215,6 +217,32 @@ async fn who_cannot_be_read_takes_over_nothing() {
     ground.catalog.begin_fill(&another, &ground.home, 7).await.unwrap();
     can.take_over(client_of).await.unwrap();
     assert_eq!(asked.load(Ordering::Relaxed), 2);
+}
+
+/// A process that followed a fill is started again: what it has of it stays until somebody has ended the fill.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_followed_stays_until_the_fill_ends() {
+    let ground = Ground::new().await;
+    let client = client(&served(BYTES).await);
+    ground.catalog.begin_fill(&ground.digest, &ground.home, BYTES.len() as u64).await.unwrap();
+    let lease = ground.held_by_another(String::new()).await;
+    let folder = ground.folder.path().join("spool");
+    let spool = |digest: &Digest| journal::spool_path(&folder, ground.home.upstream(), digest);
+    let (followed, nobodys) = (spool(&ground.digest), spool(&Digest::of(b"nobody's")));
+    for path in [&followed, &nobodys] {
+        std::fs::write(path, BYTES).unwrap();
+        std::fs::write(path.with_extension("journal-new"), "").unwrap();
+    }
+    let fills = ground.fills(true);
+    let client_of = |_: &Repository| Some(client.clone());
+    fills.take_up(client_of).await.unwrap();
+    let is_there = |path: &std::path::Path| path.try_exists().unwrap();
+    assert_eq!((is_there(&followed), is_there(&nobodys)), (true, false));
+    fills.take_over(client_of).await.unwrap();
+    assert!(is_there(&followed));
+    ground.catalog.holding(&lease).end_fill().await.unwrap();
+    fills.take_over(client_of).await.unwrap();
+    ground.check_over().await;
 }
 
 /// Whoever still holds the fill, a reader that does not read, holds no lease.
@@ -257,7 +285,7 @@ async fn a_passing_error_does_not_end_a_take_over() {
     assert!(!left.is_upstream());
     ground.catalog.release(&lease).await.unwrap();
     // Two claims were made so far; the fourth is the second try.
-    let lock = locking("fills", "(SELECT last FROM lease_epochs) >= 4", "");
+    let lock = locking("fills", &format!("{CLAIMS} >= 4"), "");
     let ((), left) = tokio::join!(async { drop(ground.sql(&lock).await) }, async {
         wait_locked(&ground, "fills").await;
         within("the search", sources.leave(&left, Some(9))).await

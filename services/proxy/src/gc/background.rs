@@ -17,7 +17,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 const PAUSES: u32 = 3;
 /// How often a process asks whether it is time for the daily chores.
 const ASK_EVERY: Duration = Duration::from_secs(60 * 60);
-/// How long a process leaves it to another one to bring the store below the cap.
+/// How long a process leaves it to another one to bring the store below the cap, and to delete what is due.
 const OTHERS_TURN: Duration = Duration::from_secs(2);
 /// How long a process that stops tries to record the last uses.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -35,17 +35,19 @@ struct Routine<'a> {
     ask_for_chores: Instant,
 }
 
+/// When the store is looked at next.
+#[derive(Debug)]
+struct Next {
+    /// After this time, whatever happens, but not before the pause.
+    at_latest: Duration,
+    /// Not before this time, whatever is stored or to be deleted.
+    pause: Duration,
+}
+
 /// Records uses and collects until `shutdown`.
 pub(crate) async fn run(collector: Arc<Collector>, uses: Arc<Uses>, shutdown: Shutdown) {
     let now = Instant::now();
-    let mut routine = Routine {
-        collector: &collector,
-        total: 0,
-        recorded: 0,
-        next_look: now,
-        not_before: now,
-        ask_for_chores: now + ASK_EVERY,
-    };
+    let mut routine = Routine::begin(&collector, now);
     let mut next_record = now + RECORD_EVERY;
     loop {
         tokio::select! {
@@ -74,7 +76,11 @@ async fn record(collector: &Collector, uses: &Uses) {
     }
 }
 
-impl Routine<'_> {
+impl<'a> Routine<'a> {
+    fn begin(collector: &'a Collector, now: Instant) -> Self {
+        Self { collector, total: 0, recorded: 0, next_look: now, not_before: now, ask_for_chores: now + ASK_EVERY }
+    }
+
     /// Looks soon if what was stored since the last look passes the cap.
     fn grew(&mut self) {
         let max_size = self.collector.limits.max_size;
@@ -88,46 +94,48 @@ impl Routine<'_> {
     async fn look(&mut self) {
         let begun = Instant::now();
         self.recorded = self.collector.catalog.recorded_bytes();
-        let next = match self.collect().await {
+        let Next { at_latest: next, pause } = match self.collect().await {
             Ok(next) => next,
             Err(error) => {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
                     "a collection failed and will be tried again"
                 );
-                EVERY
+                Next { at_latest: EVERY, pause: PAUSE }
             }
         };
         let now = Instant::now();
-        self.not_before = now + PAUSE.max(begun.elapsed() * PAUSES);
+        self.not_before = now + pause.max(begun.elapsed() * PAUSES);
         self.next_look = (now + next).max(self.not_before);
     }
 
-    /// Returns how long nothing need be done unless something is stored.
-    async fn collect(&mut self) -> Result<Duration, GcError> {
+    /// Collects unless another process does.
+    async fn collect(&mut self) -> Result<Next, GcError> {
         let collector = self.collector;
         let daily = if Instant::now() < self.ask_for_chores { Daily::Never } else { Daily::WhenDue };
         let result = collector.collect(daily).await;
         if daily == Daily::WhenDue && !matches!(result, Err(GcError::Busy(_))) {
             self.ask_for_chores = Instant::now() + ASK_EVERY;
         }
-        match result {
+        let pause = match result {
             Ok(collected) => {
                 self.total = collected.usage.total();
                 tell(&collected);
+                PAUSE
             }
             Err(GcError::Busy(_)) => {
                 let usage = collector.catalog.usage().await?;
                 self.total = usage.total();
                 collector.metrics.store_bytes(&usage);
                 if collector.limits.max_size > 0 && self.total > collector.limits.max_size {
-                    return Ok(OTHERS_TURN);
+                    return Ok(Next { at_latest: OTHERS_TURN, pause: OTHERS_TURN });
                 }
+                OTHERS_TURN
             }
             Err(error) => return Err(error),
-        }
+        };
         let next = collector.catalog.next_deletion().await?.map(Duration::from_millis);
-        Ok(next.map_or(EVERY, |next| next.min(EVERY)))
+        Ok(Next { at_latest: next.map_or(EVERY, |next| next.min(EVERY)), pause })
     }
 }
 
@@ -145,5 +153,39 @@ fn tell(collected: &Collected) {
     }
     if *number > named.len() as u64 {
         tracing::error!(keys = number - named.len() as u64, "the bytes of further keys cannot be deleted");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use api::Digest;
+    use blobstore::{BlobKey, Generation};
+    use catalog::{BlobRow, Eviction, Scope};
+
+    use super::super::tests::collector;
+    use super::super::{CollectionLease, owner};
+    use super::*;
+
+    /// Bytes are to be deleted, and another process is at it: this one leaves it alone for a while.
+    #[tokio::test]
+    async fn who_finds_another_collecting_waits() {
+        let folder = tempfile::tempdir().unwrap();
+        let collector = collector(folder.path(), 0).await;
+        let catalog = &collector.catalog;
+        let digest = Digest::of(b"evicted");
+        let key = BlobKey::blob(&digest, Generation::random()).to_string();
+        catalog.add_blob(&BlobRow { digest, size: 7, key }, &[]).await.unwrap();
+        let unit = &catalog.candidates(Scope::All, Duration::ZERO, None, 1).await.unwrap()[0];
+        let evicted = catalog.evict(unit, Duration::ZERO).await.unwrap();
+        assert!(matches!(evicted, Eviction::Evicted(_)), "{evicted:?}");
+
+        let theirs = CollectionLease::claim(catalog, &owner("another")).await.unwrap();
+        let mut routine = Routine::begin(&collector, Instant::now());
+        routine.look().await;
+        let wait = |routine: &Routine<'_>| routine.next_look.saturating_duration_since(routine.not_before);
+        assert_eq!((routine.collect().await.unwrap().pause, wait(&routine)), (OTHERS_TURN, Duration::ZERO));
+        theirs.end().await;
+        let done = routine.collect().await.unwrap();
+        assert_eq!((done.pause, done.at_latest), (PAUSE, EVERY));
     }
 }

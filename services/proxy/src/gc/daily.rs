@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Collected, Collector, GcError};
+use super::{Collected, CollectionLease, Collector, GcError};
 use crate::app::ABANDONED;
 
 /// From this age on, bytes that no row names are nobody's: whoever put them would have written the row long ago.
@@ -30,7 +30,12 @@ pub(crate) enum Daily {
 impl Collector {
     /// Does the chores that `daily` says, under the lease of collections. Each is recorded once it is done, so one that
     /// failed or broke off is still due.
-    pub(super) async fn do_chores(&self, daily: Daily, collected: &mut Collected) -> Result<(), GcError> {
+    pub(super) async fn do_chores(
+        &self,
+        daily: Daily,
+        lease: &CollectionLease,
+        collected: &mut Collected,
+    ) -> Result<(), GcError> {
         let orphaned = match daily {
             Daily::Never => return Ok(()),
             Daily::WhenDue => ORPHANED,
@@ -40,7 +45,7 @@ impl Collector {
             self.catalog.end_chore(UPLOADS).await?;
         }
         if self.is_due(ORPHANS, daily).await? {
-            self.remove_orphans(orphaned, collected).await?;
+            self.remove_orphans(orphaned, lease, collected).await?;
             self.catalog.end_chore(ORPHANS).await?;
         }
         Ok(())

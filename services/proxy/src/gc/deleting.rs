@@ -6,7 +6,7 @@ use std::time::Duration;
 use blobstore::BlobKey;
 use catalog::Deletion;
 
-use super::{Collected, Collector, GcError, Undeleted, orphans};
+use super::{Collected, CollectionLease, Collector, GcError, Undeleted, orphans};
 use crate::error::chain;
 use crate::metrics::Reason;
 
@@ -47,10 +47,18 @@ impl Collector {
     }
 
     /// Removes keys of at least `age` that no row names.
-    pub(super) async fn remove_orphans(&self, age: Duration, collected: &mut Collected) -> Result<(), GcError> {
+    pub(super) async fn remove_orphans(
+        &self,
+        age: Duration,
+        lease: &CollectionLease,
+        collected: &mut Collected,
+    ) -> Result<(), GcError> {
         let found = orphans::find(&self.catalog, &*self.store, age).await?;
         for batch in found.chunks(BATCH) {
-            // Listing took its time, and a rebuild may have found them since.
+            // Listing took its time, perhaps longer than the lease lasts, and a rebuild may have found them since, or be
+            // about to.
+            lease.confirm().await?;
+            self.check_no_rebuild().await?;
             let batch = orphans::still_orphans(&self.catalog, batch.to_vec()).await?;
             let keys: Vec<BlobKey> = batch.iter().map(|orphan| orphan.key.clone()).collect();
             let refused = self.store.delete_many(&keys).await?;

@@ -78,6 +78,14 @@ impl CollectionLease {
         }
     }
 
+    /// Renews the lease now, as whoever may have been stopped for long does before it goes on.
+    ///
+    /// # Errors
+    /// [`CatalogError::LeaseLost`] when another process has had it since; else those of the database.
+    pub(super) async fn confirm(&self) -> Result<(), CatalogError> {
+        self.catalog.heartbeat(&self.lease, TTL).await
+    }
+
     /// Gives the lease to whoever wants it. One that is only dropped runs out.
     pub(crate) async fn end(self) {
         self.renewing.abort();

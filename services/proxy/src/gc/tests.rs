@@ -16,7 +16,7 @@ const SIZE: usize = 70_000;
 const ALL: Daily = Daily::Now { orphaned: Duration::ZERO };
 
 /// Returns a collector on the catalog and the store of `folder`; what it evicts may be deleted at once.
-async fn collector(folder: &Path, max_size: u64) -> Collector {
+pub(super) async fn collector(folder: &Path, max_size: u64) -> Collector {
     let url = CatalogUrl::parse(&format!("sqlite:{}", folder.join("catalog.db").display())).unwrap();
     let catalog = Catalog::open(&url).await.unwrap();
     let store = Arc::new(FsStore::open(folder).unwrap());
@@ -109,6 +109,31 @@ async fn orphans_go_and_a_strange_store_stays() {
     assert!(collector.collect(Daily::Never).await.is_ok(), "the lease of a failed collection is given back");
 }
 
+/// A collection that was stopped for longer than its lease lasts removes nothing when it goes on; nor while a catalog is being
+/// rebuilt.
+#[tokio::test]
+async fn orphans_stay_when_the_collection_is_not_ours() {
+    let folder = tempfile::tempdir().unwrap();
+    let collector = collector(folder.path(), 0).await;
+    fill(&collector.catalog, &*collector.store, 1).await;
+    let orphan = BlobKey::toc(&Digest::of(b"orphan"), Generation::random());
+    collector.store.put_bytes(&orphan, Bytes::from_static(b"orphan")).await.unwrap();
+    let remove = async |lease: &CollectionLease| {
+        let removed = collector.remove_orphans(Duration::ZERO, lease, &mut Collected::default()).await;
+        (removed, listed(&*collector.store).await.len())
+    };
+    let old = CollectionLease::claim(&collector.catalog, &collector.owner).await.unwrap();
+    let new = CollectionLease::claim(&collector.catalog, &collector.owner).await.unwrap();
+    let stopped = remove(&old).await;
+    assert!(matches!(stopped, (Err(GcError::Catalog(CatalogError::LeaseLost { .. })), 2)), "{stopped:?}");
+    collector.catalog.mark(Mark::Rebuilding).await.unwrap();
+    let rebuilding = remove(&new).await;
+    assert!(matches!(rebuilding, (Err(GcError::Rebuilding), 2)), "{rebuilding:?}");
+    collector.catalog.unmark(Mark::Rebuilding).await.unwrap();
+    let removed = remove(&new).await;
+    assert!(matches!(removed, (Ok(()), 1)), "{removed:?}");
+}
+
 /// A catalog that knows nothing of the store is the wrong one, however little the store holds; and while a catalog is being
 /// rebuilt, nothing goes.
 #[tokio::test]
@@ -178,7 +203,8 @@ async fn what_cannot_be_deleted_keeps_nothing_else() {
     folder_of(&orphans[0].to_string());
     collector.store.put_bytes(&orphans[1], Bytes::from_static(b"orphan")).await.unwrap();
     let mut collected = Collected::default();
-    collector.remove_orphans(Duration::ZERO, &mut collected).await.unwrap();
+    let lease = CollectionLease::claim(&collector.catalog, &collector.owner).await.unwrap();
+    collector.remove_orphans(Duration::ZERO, &lease, &mut collected).await.unwrap();
     assert_eq!((collected.sums[&Reason::Orphan], collected.undeleted.1), ((1, 6), 1));
     assert_eq!(collected.undeleted.0[0].key, orphans[0].to_string());
 }

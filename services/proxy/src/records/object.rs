@@ -124,7 +124,7 @@ impl MetaObject {
             }
             Self::Converted { source, .. } => Self::converted_key(source),
             Self::Pin { repository, reference, .. } => Self::pin_key(repository, reference),
-            Self::Profile { id, .. } => MetaKey::new(MetaKind::Profile, &[id]),
+            Self::Profile { id, .. } => Self::profile_key(id),
             Self::Store { .. } => Self::store_key(),
         }
     }
@@ -147,6 +147,11 @@ impl MetaObject {
     /// Returns where the object of a pin lies.
     pub(crate) fn pin_key(repository: &Repository, reference: &Reference) -> MetaKey {
         MetaKey::new(MetaKind::Pin, &[&repository.to_string(), &reference.to_string()])
+    }
+
+    /// Returns where the object of a profile lies.
+    pub(crate) fn profile_key(id: &str) -> MetaKey {
+        MetaKey::new(MetaKind::Profile, &[id])
     }
 
     /// Returns the JSON.

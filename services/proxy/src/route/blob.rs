@@ -13,7 +13,7 @@ use crate::blobs::Found;
 use crate::body::{BlobBody, Passing};
 use crate::error::{RegistryError, Subject};
 use crate::fill::{Fill, FillReader};
-use crate::metrics::RangeKind;
+use crate::metrics::{RangeKind, Reader};
 use crate::range::Selection;
 use crate::remotes::Target;
 use crate::route::{blob_headers, etag, not_modified};
@@ -87,7 +87,7 @@ fn from_store(
     if matches!(selection, Selection::One(_) | Selection::Many(_)) {
         app.metrics.range(RangeKind::Stored);
     }
-    select(app, digest, size, selection, |rest| BlobBody::Stored { blob: Arc::clone(&blob), rest })
+    select(app, Reader::Client, digest, size, selection, |rest| BlobBody::Stored { blob: Arc::clone(&blob), rest })
 }
 
 fn from_fill(
@@ -101,18 +101,21 @@ fn from_fill(
     if let Selection::One(range) = &selection {
         app.metrics.range(if fill.has(range.start) { RangeKind::Spool } else { RangeKind::Cold });
     }
-    select(app, digest, size, selection, |rest| BlobBody::Filling(FillReader::new(Arc::clone(fill), rest)))
+    select(app, Reader::Client, digest, size, selection, |rest| {
+        BlobBody::Filling(FillReader::new(Arc::clone(fill), rest))
+    })
 }
 
-/// Builds the answer for a selection, with `open` giving the bytes of a range.
+/// Builds the answer to `reader` for a selection, with `open` giving the bytes of a range.
 pub(super) fn select(
     app: &App,
+    reader: Reader,
     digest: &Digest,
     size: u64,
     selection: Selection,
     open: impl Fn(Range<u64>) -> BlobBody,
 ) -> Result<Response<Body>, RegistryError> {
-    let body = |range: Range<u64>| open(range).into_body(Arc::clone(&app.metrics), digest.clone());
+    let body = |range: Range<u64>| open(range).into_body(Arc::clone(&app.metrics), digest.clone(), reader);
     match selection {
         Selection::Whole => {
             let mut answer = head(StatusCode::OK, digest, Some(size));
@@ -200,7 +203,7 @@ async fn pass_through(
     let answer = client.blob(name, digest, range).await.map_err(failed)?;
     let whole = answer.range.is_none();
     let passing = Passing::new(answer.body, digest, whole, Arc::clone(&app.metrics));
-    let body = BlobBody::Passing(Box::new(passing)).into_body(Arc::clone(&app.metrics), digest.clone());
+    let body = BlobBody::Passing(Box::new(passing)).into_body(Arc::clone(&app.metrics), digest.clone(), Reader::Client);
     let mut out = match &answer.range {
         Some(range) => head(StatusCode::PARTIAL_CONTENT, digest, Some(range.end - range.start)),
         None => head(StatusCode::OK, digest, Some(answer.total)),

@@ -17,6 +17,7 @@ use crate::body::BlobBody;
 use crate::error::{RegistryError, Subject};
 use crate::fill::{FillReader, Joined};
 use crate::fleet::{Ask, Secret};
+use crate::metrics::Reader;
 use crate::range::Selection;
 
 /// Answers another process of the fleet.
@@ -48,17 +49,20 @@ async fn answer(
     match app.blobs.fills().shared(upstream, &digest, ask).await {
         Ok(Some(Joined::Running(fill))) => {
             let size = fill.size();
-            select(app, &digest, size, selection(size), |rest| {
+            select(app, Reader::Replica, &digest, size, selection(size), |rest| {
                 BlobBody::Filling(FillReader::for_peer(Arc::clone(&fill), rest, ask == Ask::Now))
             })
         }
         // It may have ended between the question and now. What is stored because of another upstream is not this one's.
         Ok(Some(Joined::Stored(_)) | None) if app.catalog.is_linked_in_upstream(upstream, &digest).await? => {
             match app.blobs.stored(&digest).await? {
-                Some(blob) => select(app, &digest, blob.size(), selection(blob.size()), |rest| BlobBody::Stored {
-                    blob: Arc::clone(&blob),
-                    rest,
-                }),
+                Some(blob) => {
+                    let size = blob.size();
+                    select(app, Reader::Replica, &digest, size, selection(size), |rest| BlobBody::Stored {
+                        blob: Arc::clone(&blob),
+                        rest,
+                    })
+                }
                 None => Err(not_filled()),
             }
         }

@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use crate::app::App;
 use crate::config::View;
 use crate::error::RegistryError;
+use crate::metrics::Reader;
 use crate::pull::{ManifestFacts, PullError, StoredManifest};
 use crate::remotes::Target;
 use crate::route::{SOURCE_DIGEST, VIEW, content_headers, not_modified};
@@ -142,6 +143,6 @@ fn respond(app: &App, manifest: &StoredManifest, about: &About, headers: &Header
         return answer;
     }
     answer.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(manifest.bytes.len()));
-    app.metrics.served(manifest.bytes.len());
+    app.metrics.served(Reader::Client, manifest.bytes.len());
     answer
 }

@@ -86,7 +86,7 @@ impl CachedBlob {
     /// Reads what the disk has, and when it turns out not to have it, gives the file up.
     async fn read_file(&self, file: &Arc<LocalFile>, offset: u64, len: usize) -> Result<Bytes, StoreError> {
         if let Ok(bytes) = file.read(offset, len).await {
-            return Ok(bytes.into());
+            return Ok(bytes);
         }
         self.inner.cache.abandon(self.inner.id);
         self.inner.source.read(offset, len).await

@@ -29,7 +29,7 @@ impl OpenBlob for FsBlob {
     }
 
     async fn read(&self, offset: u64, len: usize) -> Result<Bytes, StoreError> {
-        Ok(self.file.read(offset, clamp(self.file.size(), offset, len)).await?.into())
+        self.file.read(offset, clamp(self.file.size(), offset, len)).await
     }
 
     fn read_blocking(&self, buf: &mut [u8], offset: u64) -> Result<usize, StoreError> {

@@ -137,5 +137,21 @@ pub(super) async fn an_own_twin_shares_its_source(catalog: &Catalog) -> Result<(
     assert_eq!(catalog.source_of_twin(&source.digest).await?, Some(source.digest.clone()));
     assert_eq!(catalog.is_linked(&home, &made.toc_digest).await?, crate::LinkState::Linked);
     assert_eq!(catalog.is_linked(&repository("twin/none"), &source.digest).await?, crate::LinkState::None);
+
+    // Lost or evicted while it was converted: the key that was its key is none, and its TOC is not recorded either.
+    let (source, toc) = (blob("own, gone"), twin("own, gone").toc_digest);
+    let made = Twin { digest: source.digest.clone(), size: source.size, ..twin("own, gone") };
+    catalog.add_blob(&source, &[&home]).await?;
+    catalog.begin_conversion(&source.digest, "p-own", &home).await?;
+    assert!(catalog.lose_blob(&source.digest, &source.key).await?);
+    let state = catalog.finish_conversion(&source.digest, "p-own", &made, &source.key, "toc").await?;
+    assert_eq!(state, TwinState::Converting { attempts: 0 });
+    assert_eq!((catalog.blob(&source.digest).await?, catalog.blob(&toc).await?), (None, None));
+    let again = BlobRow { key: "again".into(), ..source.clone() };
+    catalog.add_blob(&again, &[&home]).await?;
+    let state = catalog.finish_conversion(&source.digest, "p-own", &made, &source.key, "toc").await?;
+    assert_eq!(state, TwinState::Converting { attempts: 0 }, "it is under another key by now");
+    let state = catalog.finish_conversion(&source.digest, "p-own", &made, "again", "toc").await?;
+    assert_eq!(state, ready(&made, "again", "toc"));
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use api::{Digest, MediaType, UnconvertibleReason};
 use sqlx::{AssertSqlSafe, Connection, Executor};
+use tokio::task::JoinHandle;
 
 use super::{Database, home};
 use crate::conformance::twin;
@@ -23,6 +24,13 @@ async fn overtaken<T: Send + 'static>(
     let mut other = raw.begin().await.unwrap();
     other.execute(AssertSqlSafe(statements)).await.unwrap();
     let call = tokio::spawn(call);
+    wait_until_blocked(database, &call);
+    other.commit().await.unwrap();
+    call.await.unwrap()
+}
+
+/// Waits until `call` waits for another transaction.
+fn wait_until_blocked<T>(database: &Database, call: &JoinHandle<T>) {
     let waiting =
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
     let mut waits = || {
@@ -30,8 +38,6 @@ async fn overtaken<T: Send + 'static>(
         Ok((database.sql(waiting) == "1").then_some(()))
     };
     e2e::wait::until("the call to wait", LIMIT, &mut waits).unwrap();
-    other.commit().await.unwrap();
-    call.await.unwrap()
 }
 
 async fn opened() -> (Database, Catalog) {
@@ -161,4 +167,28 @@ async fn a_claim() {
     let call = async move { Ok(claimed(&catalog, &work, "c").await) };
     let claim = overtaken(&database, first.into(), call).await.unwrap();
     assert!(matches!(&claim, Claim::Held { by, .. } if by.id == "b"), "{claim:?}");
+}
+
+/// A process is stopped inside the commit of its work. Who claims that work waits for it; who claims other work does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_of_other_work() {
+    let (database, catalog) = opened().await;
+    let work = |name: &str| Work::Fill { digest: row(name).digest, upstream: "docker.io".into() };
+    let claim = |owner: &str, name: &str| {
+        let (catalog, work) = (catalog.clone(), work(name));
+        let owner = Owner { id: owner.into(), address: String::new() };
+        tokio::spawn(async move { catalog.claim(&work, &owner, LIMIT).await })
+    };
+    claim("stopped", "first").await.unwrap().unwrap();
+    let mut raw = database.raw().await;
+    let mut commit = raw.begin().await.unwrap();
+    commit.execute("SELECT epoch FROM leases FOR UPDATE").await.unwrap();
+
+    let waiting = claim("another", "first");
+    wait_until_blocked(&database, &waiting);
+    let other = claim("another", "second").await.unwrap().unwrap();
+    assert!(matches!(other, Claim::Granted(_)), "{other:?}");
+    assert!(!waiting.is_finished(), "other work was claimed only when the commit was over");
+    commit.rollback().await.unwrap();
+    assert!(matches!(waiting.await.unwrap().unwrap(), Claim::Held { .. }));
 }

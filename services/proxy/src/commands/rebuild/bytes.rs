@@ -15,11 +15,11 @@ const PAGE: usize = 1000;
 const BUFFER: usize = 4 << 20;
 
 /// All keys of one digest with their sizes: usually one.
-type Copies = Vec<(BlobKey, u64)>;
+pub(super) type Copies = Vec<(BlobKey, u64)>;
 
 /// What came of looking at the copies of one digest.
 #[derive(Debug)]
-struct Looked {
+pub(super) struct Looked {
     /// The size of the right copy, if there is one.
     right: Option<u64>,
     /// The copies that were not looked at, because one before was right.
@@ -70,7 +70,7 @@ impl Rebuild {
     }
 
     /// Records the first right one of the copies of a digest.
-    async fn look(&self, copies: Copies) -> anyhow::Result<Looked> {
+    pub(super) async fn look(&self, copies: Copies) -> anyhow::Result<Looked> {
         let mut wrong = Vec::new();
         let count = copies.len();
         if let Some((key, _)) = copies.first() {
@@ -95,14 +95,24 @@ impl Rebuild {
         Ok(Looked { right: None, spare: 0, wrong })
     }
 
-    /// Empties a row that was there before and names none of the `copies` of its digest: an older backup does.
+    /// Empties a row that was there before and names none of the `copies` of its digest, nor anything else that is there:
+    /// an older backup does. What was stored since the listing is no copy and there.
     async fn lose_absent(&self, digest: &Digest, copies: &Copies) -> anyhow::Result<()> {
         if let Some(row) = self.catalog.blob(digest).await?
             && !copies.iter().any(|(key, _)| key.to_string() == row.key)
+            && !self.is_there(&row).await?
         {
             self.catalog.lose_blob(digest, &row.key).await?;
         }
         Ok(())
+    }
+
+    async fn is_there(&self, row: &BlobRow) -> anyhow::Result<bool> {
+        match self.store.open(&row.key.parse()?).await {
+            Ok(blob) => Ok(blob.size() == row.size),
+            Err(StoreError::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Reads the bytes of `key` and returns what is wrong with them, if anything.
