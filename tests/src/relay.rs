@@ -20,6 +20,9 @@ use crate::wait;
 
 mod rule;
 
+/// What a connection holds back at most, and the largest piece of an unthrottled body.
+const BUFFER: usize = 16 << 10;
+
 use rule::Faults;
 pub use rule::{Fault, Rule};
 
@@ -37,7 +40,7 @@ pub struct Seen {
     pub headers: HeaderMap,
     /// The status that was sent.
     pub status: u16,
-    /// The bytes of the body that were handed to the connection so far; the kernel holds at most 128 KiB of them.
+    /// The bytes of the body that were handed to the connection so far; it and the kernel hold at most 160 KiB of them.
     pub bytes: u64,
 }
 
@@ -164,7 +167,8 @@ async fn serve(
         let shared = Arc::clone(&shared);
         let service = hyper::service::service_fn(move |request| relay(request, target, Arc::clone(&shared)));
         // A broken connection is the client's to report.
-        tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        let mut server = hyper::server::conn::http1::Builder::new();
+        tokio::spawn(server.max_buf_size(BUFFER).serve_connection(TokioIo::new(stream), service));
     }
 }
 
@@ -246,7 +250,7 @@ async fn pump(
 ) {
     /// A throttled body goes out in this many pieces a second.
     const PIECES: u64 = 50;
-    let most = faults.throttle.map_or(64 << 10, |rate| (rate / PIECES).max(1)) as usize;
+    let most = faults.throttle.map_or(BUFFER as u64, |rate| (rate / PIECES).max(1)) as usize;
     let begin = tokio::time::Instant::now();
     let mut sent = 0_u64;
     while let Some(frame) = source.frame().await {
@@ -260,7 +264,7 @@ async fn pump(
             let mut left = cut.map_or(u64::MAX, |cut| cut.saturating_sub(from + sent));
             if left == 0 && cut == Some(from + sent) && Faults::take_cut(&mut lock(&shared).rules, from + sent) {
                 // Time for what was sent to leave; then the connection breaks.
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                tokio::time::sleep(Duration::from_secs(1)).await;
                 sender.abort("cut".into());
                 return;
             }

@@ -10,12 +10,12 @@ use anyhow::{Context, Result, ensure};
 use crate::wait;
 
 /// No client command of a healthy test takes longer.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(1200);
 
 /// Runs a command and returns its standard output without the white space around it.
 ///
 /// # Errors
-/// It could not be started, did not end in five minutes (then it is killed), or failed; the error carries both its outputs.
+/// It could not be started, did not end in twenty minutes (then it is killed), or failed; the error carries both its outputs.
 pub fn run(command: &mut Command) -> Result<String> {
     let line = format!("{command:?}");
     let mut child = command

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use http::StatusCode;
 use serde_json::json;
 
-use crate::{Node, Proc, Scratch, wait, web, workspace};
+use crate::{Authority, Node, Proc, Scratch, wait, web, workspace};
 
 /// The program; `tests/setup.sh` puts it there and names the same version.
 const PROGRAM: &str = "target/seaweedfs/4.48/weed";
@@ -56,7 +56,8 @@ impl Ports {
     }
 }
 
-/// A running SeaweedFS on free loopback ports with its data in a temporary folder; path-style, plain HTTP.
+/// A running SeaweedFS on free loopback ports with its data in a temporary folder; path-style and plain HTTP, on request
+/// also by host names and over TLS.
 ///
 /// [`Seaweed::ACCESS_KEY`] may do everything; requests without a signature may read and list.
 #[derive(Debug)]
@@ -64,7 +65,17 @@ pub struct Seaweed {
     /// `None` while it is stopped.
     proc: Option<Proc>,
     ports: Ports,
+    https: Option<Https>,
     scratch: Scratch,
+}
+
+/// How a server is reached over TLS as well.
+#[derive(Debug)]
+struct Https {
+    port: u16,
+    domain: String,
+    certificate: PathBuf,
+    key: PathBuf,
 }
 
 impl Seaweed {
@@ -78,6 +89,20 @@ impl Seaweed {
     /// # Errors
     /// The program is not there (`tests/setup.sh` brings it), or did not become ready.
     pub fn start() -> Result<Self> {
+        Self::start_with(None)
+    }
+
+    /// Starts one that also speaks HTTPS, with a certificate of `authority`, and knows a bucket by the host name
+    /// `BUCKET.domain`.
+    ///
+    /// # Errors
+    /// As [`Seaweed::start`].
+    pub fn start_secure(authority: &Authority, domain: &str) -> Result<Self> {
+        let (certificate, key) = authority.sign(&format!("*.{domain}"), Ipv4Addr::LOCALHOST)?;
+        Self::start_with(Some(Https { port: wait::free_port(), domain: domain.to_owned(), certificate, key }))
+    }
+
+    fn start_with(https: Option<Https>) -> Result<Self> {
         let scratch = Scratch::new()?;
         scratch.folder("data")?;
         scratch.folder("logs")?;
@@ -88,7 +113,7 @@ impl Seaweed {
             {"name": "anonymous", "actions": ["Read", "List"]},
         ]});
         scratch.write("s3.json", &identities.to_string())?;
-        let mut seaweed = Self { proc: None, ports: Ports::free(), scratch };
+        let mut seaweed = Self { proc: None, ports: Ports::free(), https, scratch };
         seaweed.resume()?;
         Ok(seaweed)
     }
@@ -137,6 +162,11 @@ impl Seaweed {
     /// Returns the URL of the S3 service.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.at())
+    }
+
+    /// Returns the URL of the S3 service over TLS, where it has one: its host is the domain that buckets are below of.
+    pub fn secure_endpoint(&self) -> Option<String> {
+        self.https.as_ref().map(|https| format!("https://{}:{}", https.domain, https.port))
     }
 
     /// Makes an empty bucket; no error when there is one of that name.
@@ -203,6 +233,11 @@ impl Seaweed {
             ("metricsPort", p.metrics),
         ] {
             command.arg(format!("-{option}={port}"));
+        }
+        if let Some(Https { port, domain, certificate, key }) = &self.https {
+            command.arg(format!("-s3.port.https={port}")).arg(format!("-s3.domainName={domain}"));
+            command.arg(format!("-s3.cert.file={}", certificate.display()));
+            command.arg(format!("-s3.key.file={}", key.display()));
         }
         Ok(command)
     }

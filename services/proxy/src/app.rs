@@ -3,7 +3,8 @@
 mod layers;
 mod remake;
 
-use std::sync::{Arc, Weak};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -51,6 +52,8 @@ pub(crate) struct App {
     pub(crate) collector: Arc<Collector>,
     /// Converted manifests whose layers were looked at a moment ago.
     looked_at: Cache<Digest, ()>,
+    /// Blobs whose conversion is being started because they were read.
+    noting: Mutex<HashSet<Digest>>,
 }
 
 impl App {
@@ -102,6 +105,7 @@ impl App {
             uses: Arc::default(),
             collector: Arc::new(collector),
             looked_at: Cache::builder().max_capacity(10_000).time_to_live(remake::LOOK_EVERY).build(),
+            noting: Mutex::default(),
         }))
     }
 

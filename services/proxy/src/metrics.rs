@@ -351,8 +351,9 @@ impl Metrics {
     }
 
     pub(crate) fn fill_ended(&self, end: FillEnd) {
-        self.fills_running.dec();
+        // The total first: who sees none running sees all that ended.
         self.fills.get_or_create(&StateLabels { state: end.label(), reason: "" }).inc();
+        self.fills_running.dec();
     }
 
     /// Counts a fill that yields, until what this returns is dropped.
@@ -399,7 +400,6 @@ impl Metrics {
     }
 
     pub(crate) fn conversion_ended(&self, end: ConversionEnd, took: Duration) {
-        self.conversions_running.dec();
         let labels = match end {
             ConversionEnd::Ready => StateLabels { state: "ready", reason: "" },
             ConversionEnd::Unconvertible(reason) => StateLabels { state: "unconvertible", reason: reason.as_str() },
@@ -407,6 +407,7 @@ impl Metrics {
             ConversionEnd::Overtaken => StateLabels { state: "overtaken", reason: "" },
         };
         self.conversions.get_or_create(&labels).inc();
+        self.conversions_running.dec();
         self.conversion_seconds.observe(took.as_secs_f64());
     }
 

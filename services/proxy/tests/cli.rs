@@ -284,7 +284,7 @@ fn the_view_of_the_proxy_is_what_convert_writes() {
     let at = format!("docker://{}/team/app:v1", registry.address);
     let local = bench.json(&["convert", &at, "oci:out"]);
 
-    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = || format!("127.0.0.1:{}", e2e::wait::free_port());
     let (listen, admin) = (free(), free());
     let config = format!(
         "[server]\nlisten = \"{listen}\"\nadmin_listen = \"{admin}\"\n[storage]\nmin_free = \"0\"\n[convert]\nwait = \"60s\"\n\

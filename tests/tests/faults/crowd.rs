@@ -126,7 +126,7 @@ fn a_crowd_costs_one_download_and_one_conversion() {
 fn a_crowd_asks_for_a_tag_once() {
     let world = World::start(vec![Blob::new(TAR, noise(5, 1 << 20))], |options| options);
     let path = format!("/v2/{REPOSITORY}/manifests/latest");
-    world.stage.relay.add(Rule::new(&path, Fault::Throttle(500)));
+    world.stage.relay.add(Rule::new(&path, Fault::Throttle(100)));
     let (runtime, mut clients) = (runtime(), JoinSet::new());
     for _ in 0..CLIENTS {
         let (at, path, digest) = (world.stage.proxy.at(), path.clone(), world.image.digest.clone());

@@ -22,7 +22,7 @@ fn a_disk_that_runs_full_in_a_fill_gives_no_wrong_bytes() {
     small_disk::mount(&store);
     world.stage.proxy.start_again().unwrap();
     world.link();
-    world.throttle(6_000_000);
+    world.throttle(2_000_000);
     let filler = store.join("filler");
     std::thread::scope(|scope| {
         let client = scope.spawn(|| world.download(Pace::default()));

@@ -113,7 +113,7 @@ fn a_bomb_is_served_as_it_is() {
     assert_eq!(answer.header("docker-content-digest"), Some(world.image.digest.clone()), "the pull waited");
     assert!(world.get(&world.path(1)).body == world.image.layers[1].bytes);
     // 8 GiB are hashed until the limit is passed.
-    let converted = wait::until("the converted manifest", Duration::from_secs(300), || {
+    let converted = wait::until("the converted manifest", Duration::from_secs(900), || {
         Ok((world.stage.proxy.sql("SELECT count(*) FROM converted")? == "1").then_some(()))
     });
     converted.unwrap();

@@ -74,7 +74,7 @@ fn referrers_fall_back_to_the_tag() {
 #[test]
 fn a_moved_tag_is_looked_up_once_for_many_heads() {
     let world = World::start(vec![Blob::new(TAR, noise(152, 1000))], |mut options| {
-        options.upstream_keys = "tag_ttl = \"5s\"\n".to_owned();
+        options.upstream_keys = "tag_ttl = \"20s\"\n".to_owned();
         options.config("[convert]\nenabled = false\n")
     });
     let path = format!("/v2/{REPOSITORY}/manifests/latest");

@@ -8,7 +8,7 @@ use crate::world::{REPOSITORY, World};
 
 /// Bytes a second and answer: slow enough that a layer takes seconds, fast enough that none takes the 30 s after which a fill that
 /// yields asks for a segment all the same.
-const RATE: u64 = 3_000_000;
+const RATE: u64 = 1_000_000;
 
 /// Starts a world whose conversions begin with a GET of the tag, which is answered at once.
 fn slow_world(layers: Vec<Blob>) -> World {

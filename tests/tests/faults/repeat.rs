@@ -12,9 +12,10 @@ use crate::world::{REPOSITORY, World};
 fn twins_do_not_depend_on_the_number_of_threads() {
     let layers =
         vec![Blob::new(TAR, tar(91, 40, 300_000)), Blob::gzip(&tar(92, 3000, 700)), Blob::zstd(&tar(93, 2, 5 << 20))];
-    let world = World::start(layers, |options| options.config("[convert]\nworkers = 1\n"));
+    let world = World::start(layers, |options| options.config("[convert]\nworkers = 1\nwait = \"5m\"\n"));
     let more = [2, 8].map(|workers| {
-        let options = ProxyOptions::new(world.stage.registry.at()).config(&format!("[convert]\nworkers = {workers}\n"));
+        let options = ProxyOptions::new(world.stage.registry.at())
+            .config(&format!("[convert]\nworkers = {workers}\nwait = \"5m\"\n"));
         Proxy::start(&Node::Machine, options).unwrap()
     });
     let made: Vec<_> = [&world.stage.proxy].into_iter().chain(&more).map(|proxy| made(proxy, &world)).collect();

@@ -75,7 +75,7 @@ fn a_stop_does_not_wait_for_fills() {
 /// A layer that is being converted whenever the proxy is told to stop is not taken for one that kills it.
 #[test]
 fn stops_in_a_conversion_are_no_attempts() {
-    let mut world = World::start(vec![Blob::new(TAR, tar(135, 16, 1 << 20))], |options| {
+    let mut world = World::start(vec![Blob::new(TAR, tar(135, 64, 1 << 20))], |options| {
         options.view("estargz").config("[convert]\nwait = \"0s\"\n")
     });
     world.throttle(200_000);

@@ -16,7 +16,7 @@ fn a_pull_does_not_wait_for_a_slow_conversion() {
     let answer = world.get(&format!("/v2/{REPOSITORY}/manifests/latest"));
     assert_eq!(answer.header("firstlight-view").as_deref(), Some("original"));
     assert_eq!(answer.header("docker-content-digest"), Some(world.image.digest.clone()));
-    assert_eq!(world.metric("firstlight_fills_running"), 1.0, "the answer waited for the layer");
+    assert_eq!(world.metric("firstlight_fills_total"), 0.0, "the answer waited for the layer");
     assert_eq!(world.download(Pace::default()).unwrap().digest, world.layer().digest);
     world.wait_metric("firstlight_conversions_total", 1.0);
     assert_eq!(world.series("firstlight_conversions_total{state=\"ready\",reason=\"\"}"), 1.0);

@@ -10,7 +10,7 @@ use crate::push::{self, Blob, Image};
 use crate::{Program, Stage};
 
 /// Nothing of a healthy test takes longer.
-pub(crate) const LIMIT: Duration = Duration::from_secs(90);
+pub(crate) const LIMIT: Duration = Duration::from_secs(300);
 /// The repository of [`World::start`]'s image.
 pub(crate) const REPOSITORY: &str = "team/a";
 

@@ -1,7 +1,9 @@
 //! A layer over 4 GiB: no offset, size or counter of 32 bits on the way.
 
+use std::time::Duration;
+
 use api::{Algorithm, Hasher};
-use e2e::{Scratch, web};
+use e2e::{Scratch, wait, web};
 use flate2::{Compress, Compression, Crc, FlushCompress};
 
 use crate::converted::{self, TOC_DIGEST, text};
@@ -34,6 +36,10 @@ fn a_layer_over_4_gib_passes_through_and_converts() {
     assert!(plain_size > 1 << 32);
     let layer = push::layer(&world.registry, REPOSITORY, push::GZIP, blob.into(), diff_id.clone());
     let digest = world.image("big", std::slice::from_ref(&layer));
+    // However long that takes here.
+    converted::manifest(&world.proxy, REPOSITORY, &digest, "estargz");
+    let converted = || Ok((world.proxy.sql("SELECT count(*) FROM converted")? == "1").then_some(()));
+    wait::until("the conversion", Duration::from_secs(900), converted).unwrap();
     let (found, shown) = world.shown("big", &digest);
     assert_ne!(found, digest, "{}", world.proxy.log());
 

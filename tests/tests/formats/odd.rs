@@ -63,7 +63,7 @@ impl Table {
     fn start() -> Self {
         let options = RegistryOptions { empty: true, ..RegistryOptions::default() };
         let registry = Registry::start_with(&Node::Machine, &options).unwrap();
-        let options = ProxyOptions::new(registry.at()).view("estargz").config("[convert]\nwait = \"60s\"\n");
+        let options = ProxyOptions::new(registry.at()).view("estargz").config("[convert]\nwait = \"5m\"\n");
         let proxy = Proxy::start(&Node::Machine, options).unwrap();
         let plain = base();
         let blob = compressed::gzip(&plain);
@@ -91,7 +91,7 @@ impl Table {
         for digest in digests {
             converted::manifest(&self.proxy, REPOSITORY, digest, "estargz");
         }
-        let idle = wait::until("conversions", std::time::Duration::from_secs(120), || {
+        let idle = wait::until("conversions", std::time::Duration::from_secs(600), || {
             Ok((self.proxy.metric("firstlight_conversions_running")? == 0.0).then_some(()))
         });
         idle.unwrap();

@@ -11,7 +11,7 @@ use crate::push::{self, Layer};
 use crate::tar::Tar;
 
 /// No conversion of a healthy test takes longer.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// The repository of every image.
 pub(crate) const REPOSITORY: &str = "team/images";
@@ -32,7 +32,7 @@ impl World {
     pub(crate) fn start_with(convert: &str) -> Self {
         let options = RegistryOptions { empty: true, ..RegistryOptions::default() };
         let registry = Registry::start_with(&Node::Machine, &options).unwrap();
-        let config = format!("[convert]\nwait = \"60s\"\n{convert}");
+        let config = format!("[convert]\nwait = \"5m\"\n{convert}");
         let options = ProxyOptions::new(registry.at()).view("estargz").config(&config);
         Self { proxy: Proxy::start(&Node::Machine, options).unwrap(), registry }
     }

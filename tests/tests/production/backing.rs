@@ -51,6 +51,11 @@ impl Backing {
         self.0.bucket()
     }
 
+    /// Returns the options of a proxy that stands on both.
+    pub(crate) fn under(&self, options: ProxyOptions) -> ProxyOptions {
+        self.0.under(options)
+    }
+
     /// Returns options of a proxy on both; `cache` is the size of its disk cache.
     pub(crate) fn options(&self, upstream: &Relay, cache: &str) -> ProxyOptions {
         self.0.under(estargz(ProxyOptions::new(upstream.at()), cache))

@@ -16,6 +16,7 @@ mod pulls;
 mod rebuild;
 mod remains;
 mod schema;
+mod secure_bucket;
 
 #[path = "../proxy/clients.rs"]
 mod clients;

@@ -15,7 +15,7 @@ use crate::{remains, small_disk};
 const LEASE: &str = "3s";
 const UNCONVERTED: &str = "[convert]\nenabled = false\n";
 /// Converts so slowly that something can happen meanwhile.
-const SLOW: &str = "[convert]\nlevel = 12\nworkers = 1\nwait = \"60s\"\n";
+const SLOW: &str = "[convert]\nlevel = 12\nworkers = 1\nwait = \"5m\"\n";
 /// What may be on its way from upstream unseen.
 const IN_FLIGHT: u64 = 1 << 20;
 
@@ -44,8 +44,8 @@ fn an_owner_killed_in_an_upload_has_a_successor() {
     let digest = world.layer().digest.clone();
     let owner = std::thread::scope(|scope| {
         let client = scope.spawn(|| download(&world, 0, &digest));
+        let owner = wait_owner(&world, "fill");
         world.wait("an upload", || !world.stage.proxy.backing().uploads().unwrap().is_empty());
-        let owner = world.stage.proxy.owner("fill", &digest).unwrap().unwrap();
         world.stage.proxy.kill(owner).unwrap();
         assert_not_wrong(client.join().unwrap(), &digest);
         owner
@@ -59,14 +59,18 @@ fn an_owner_killed_in_an_upload_has_a_successor() {
 /// nothing of it is fetched again.
 #[test]
 fn an_owner_whose_upload_is_taken_away_puts_it_again() {
-    let mut world = start(Blob::new(TAR, noise(207, 96 << 20)), UNCONVERTED);
+    let layer = Blob::new(TAR, noise(207, 192 << 20));
+    let mut world = World::start(vec![layer], |options| options.config(UNCONVERTED));
     world.link();
     let digest = world.layer().digest.clone();
     std::thread::scope(|scope| {
         let client = scope.spawn(|| download(&world, 0, &digest));
         let backing = world.stage.proxy.backing();
         world.wait("an upload", || !backing.uploads().unwrap().is_empty());
+        // So that it is not over before it is taken away.
+        world.stage.proxy.freeze(0).unwrap();
         Seaweed::shared().unwrap().drop_uploads(backing.bucket()).unwrap();
+        world.stage.proxy.thaw(0).unwrap();
         assert_not_wrong(client.join().unwrap(), &digest);
     });
     wait_stored(&world);
@@ -169,8 +173,7 @@ fn while_filling(world: &World, disturb: impl FnOnce(usize)) {
         world.wait("the fill", || world.stage.proxy.owner("fill", digest).unwrap().is_some());
         clients.extend([1, 2].map(client));
         world.wait_upstream(world.layer().size() / 2);
-        let owner = world.stage.proxy.owner("fill", digest).unwrap().unwrap();
-        disturb(owner);
+        disturb(wait_owner(world, "fill"));
         for client in clients {
             assert_not_wrong(client.join().unwrap(), digest);
         }
@@ -186,8 +189,17 @@ fn converting(world: &World) -> usize {
     assert_eq!(download(world, 0, &world.layer().digest).unwrap().digest, world.layer().digest);
     wait_stored(world);
     world.wait("the conversion", || of_twin(world, "attempts") == "1");
-    let owner = world.stage.proxy.owner("conversion", &world.layer().digest).unwrap();
-    owner.unwrap_or_else(|| panic!("the conversion was over too soon\n{}", world.stage.proxy.log()))
+    wait_owner(world, "conversion")
+}
+
+/// Waits until a replica does the work on the layer, and returns which; a stall may cost a lease for a moment.
+fn wait_owner(world: &World, work: &str) -> usize {
+    let mut owner = None;
+    world.wait(work, || {
+        owner = world.stage.proxy.owner(work, &world.layer().digest).unwrap();
+        owner.is_some()
+    });
+    owner.unwrap()
 }
 
 /// Returns the converted digest of the image as one process makes it, on SQLite and files.

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
+use std::time::Duration;
 
 use bytes::Bytes;
-use e2e::{Node, Postgres, Proxy, ProxyOptions, Registry, Relay, Seaweed, Skopeo, Transport};
+use e2e::{Node, Postgres, Proxy, ProxyOptions, Registry, Relay, Seaweed, Skopeo, Transport, wait};
 
 use crate::backing::Backing;
 
@@ -31,6 +32,8 @@ fn what_was_pulled_needs_no_folder_and_no_upstream() {
     assert!(pull(proxy.at(), &source) == original, "the original, warm\n{}", proxy.log());
     assert_eq!(relay.bytes("/blobs/"), cold, "a warm pull asked upstream for a blob");
 
+    let stored = || Ok((proxy.metric("firstlight_fills_running")? == 0.0).then_some(()));
+    wait::until("the last fill", Duration::from_secs(300), stored).unwrap();
     assert!(proxy.proc().stop().unwrap(), "the proxy had to be killed\n{}", proxy.log());
     drop(proxy);
     relay.stop();

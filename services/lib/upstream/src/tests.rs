@@ -17,11 +17,7 @@ const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
 fn settings(url: &str) -> Settings {
     Settings {
         plain_http: true,
-        timeouts: Timeouts {
-            idle: Duration::from_millis(200),
-            queue: Duration::from_millis(50),
-            ..Timeouts::default()
-        },
+        timeouts: Timeouts { idle: Duration::from_secs(2), queue: Duration::from_millis(50), ..Timeouts::default() },
         retry: RetryPolicy { attempts: 3, total: Duration::from_secs(10), base: Duration::from_millis(1) },
         ..Settings::new("test", url)
     }

@@ -1,6 +1,6 @@
 //! Learns which blobs are layers, from the manifests that were served here or by any other process.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use api::{Digest, Parsed};
@@ -12,7 +12,7 @@ use crate::remotes::Target;
 
 /// The manifests read to learn what one blob is.
 const NAMING: u32 = 4;
-/// How long a read of a blob waits until it is known what it is.
+/// How long a read of a blob waits until it is known what it is, and its conversion is noted.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 impl App {
@@ -25,22 +25,18 @@ impl App {
         }
     }
 
-    /// Starts the conversion of a blob that was read, if it is a layer, whichever process served its manifest.
+    /// Starts the conversion of a blob that was read, if it is a layer, whichever process served its manifest. Where the
+    /// catalog takes its time, that goes on when this has returned.
     pub(crate) async fn layer_was_read(self: &Arc<Self>, target: &Target, digest: &Digest) {
-        if self.conversions.is_unknown(digest).await {
-            // The read does not wait for a catalog that is away: whoever reads it in a while starts it.
-            match tokio::time::timeout(PATIENCE, self.learn(digest)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    let message = error.message;
-                    tracing::warn!(blob.digest = %digest, message, "it could not be learned whether a blob is a layer");
-                }
-                Err(_elapsed) => {
-                    tracing::warn!(blob.digest = %digest, "it could not be learned in time whether a blob is a layer");
-                }
-            }
+        if !self.conversions.is_news(digest) {
+            return;
         }
-        self.conversions.layer_was_read(target, digest).await;
+        // One task a blob, however many read it.
+        let Some(noting) = Noting::begin(self, digest) else { return };
+        let target = target.clone();
+        let noted = tokio::spawn(async move { noting.note(&target).await });
+        // Whoever has read it may count on its conversion, but does not wait for a catalog that is away.
+        let _late = tokio::time::timeout(PATIENCE, noted).await;
     }
 
     /// Has the manifests say what `digest` is that name it.
@@ -54,5 +50,35 @@ impl App {
             }
         }
         Ok(())
+    }
+}
+
+/// A blob that was read and whose conversion is being started; no other task does so as long as this lives.
+struct Noting {
+    app: Arc<App>,
+    digest: Digest,
+}
+
+impl Noting {
+    fn begin(app: &Arc<App>, digest: &Digest) -> Option<Self> {
+        let is_first = app.noting.lock().unwrap_or_else(PoisonError::into_inner).insert(digest.clone());
+        is_first.then(|| Self { app: Arc::clone(app), digest: digest.clone() })
+    }
+
+    async fn note(self, target: &Target) {
+        let (app, digest) = (&self.app, &self.digest);
+        if app.conversions.is_unknown(digest).await
+            && let Err(error) = app.learn(digest).await
+        {
+            let message = error.message;
+            tracing::warn!(blob.digest = %digest, message, "it could not be learned whether a blob is a layer");
+        }
+        app.conversions.layer_was_read(target, digest).await;
+    }
+}
+
+impl Drop for Noting {
+    fn drop(&mut self) {
+        self.app.noting.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.digest);
     }
 }

@@ -1,16 +1,11 @@
 //! Which blobs are layers: a read of one starts its conversion.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use api::{Descriptor, Digest};
-use moka::future::Cache;
 
 use super::{Conversions, LayerState};
 use crate::remotes::Target;
-
-/// How long a read of a layer waits until its conversion is noted.
-const START_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Conversions {
     /// Remembers that `layers` are layers, so that a later read of one starts its conversion.
@@ -20,11 +15,19 @@ impl Conversions {
         }
     }
 
+    /// Tells whether a read of `digest` may have to start something: it is a layer that has no twin yet and did not fail a
+    /// moment ago, or nobody has looked lately what it is.
+    pub(crate) fn is_news(&self, digest: &Digest) -> bool {
+        if !self.enabled || self.settled.contains_key(digest) || self.failed_lately(digest) {
+            return false;
+        }
+        self.layers.contains_key(digest) || !self.looked_up.contains_key(digest)
+    }
+
     /// Tells whether nothing says whether `digest` is a layer: then the caller has the manifests asked that name it. Each
     /// digest is asked for once in a while, whatever comes of it.
     pub(crate) async fn is_unknown(&self, digest: &Digest) -> bool {
-        let is_known = |known: &Cache<Digest, ()>| known.contains_key(digest);
-        if !self.enabled || is_known(&self.settled) || is_known(&self.looked_up) || self.layers.contains_key(digest) {
+        if self.layers.contains_key(digest) {
             return false;
         }
         self.looked_up.entry(digest.clone()).or_insert(()).await.is_fresh()
@@ -41,15 +44,13 @@ impl Conversions {
         if self.failed_lately(digest) || self.settled.contains_key(digest) {
             return;
         }
-        // The read does not wait for a catalog that is away: whoever reads next starts it.
-        match tokio::time::timeout(START_PATIENCE, self.ensure(target, &layer, &self.profile)).await {
-            Ok(Ok(LayerState::Converting(_) | LayerState::Postponed)) => {}
-            Ok(Ok(_)) => self.settled.insert(digest.clone(), ()).await,
-            Ok(Err(error)) => {
+        match self.ensure(target, &layer, &self.profile).await {
+            Ok(LayerState::Converting(_) | LayerState::Postponed) => {}
+            Ok(_) => self.settled.insert(digest.clone(), ()).await,
+            Err(error) => {
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(blob.digest = %digest, error, "a conversion could not be started");
             }
-            Err(_elapsed) => tracing::warn!(blob.digest = %digest, "a conversion could not be started in time"),
         }
     }
 }

@@ -30,6 +30,11 @@ fn journal_path(spool: &Path) -> PathBuf {
     spool.with_extension("journal")
 }
 
+/// Tells whether the file at `path` is a spool, or belongs to one.
+pub(super) fn is_spools(path: &Path) -> bool {
+    path.extension().is_some_and(|kind| kind == "spool" || kind == "journal" || kind == "journal-new")
+}
+
 /// Returns where a journal is written before it takes the place of the one before.
 fn fresh_path(spool: &Path) -> PathBuf {
     spool.with_extension("journal-new")

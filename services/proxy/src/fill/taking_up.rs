@@ -8,7 +8,7 @@ use std::time::Duration;
 use api::Repository;
 use catalog::{CatalogError, FillRow};
 
-use super::journal::{Journal, spool_path};
+use super::journal::{Journal, is_spools, spool_path};
 use super::registry::{Key, key};
 use super::source::work;
 use super::{FillError, Fills, Joined};
@@ -19,7 +19,7 @@ const AT_ONCE: u32 = 16;
 
 impl Fills {
     /// Takes up the fills an earlier process left, with `client_of` naming each one's upstream, and
-    /// removes every spool file that belongs to no fill. For the start, before the first request. What it does not
+    /// removes every spool that belongs to no fill, and what else lies in the folder. For the start, before the first request. What it does not
     /// have a spool of, a process whose spools the others cannot read leaves to them.
     ///
     /// # Errors
@@ -30,6 +30,8 @@ impl Fills {
     ) -> Result<(), FillError> {
         let mut rows = self.catalog.abandoned_fills(self.idle(), u32::MAX).await?;
         rows.retain(|row| self.fleet.is_readable() || self.spool_of(row).try_exists().unwrap_or(false));
+        let folder = self.folder.clone();
+        telemetry::blocking(move || remove_drafts(&folder)).await;
         self.sweep().await?;
         self.begin_again(rows, client_of).await
     }
@@ -169,13 +171,22 @@ impl Fills {
 
 /// Returns the spools in a folder, each by its own path, whether it or only its journal is there.
 fn spools_in(folder: &Path) -> HashSet<PathBuf> {
-    let entries = match std::fs::read_dir(folder) {
-        Ok(entries) => entries,
+    files_in(folder).into_iter().filter(|path| is_spools(path)).map(|path| path.with_extension("spool")).collect()
+}
+
+/// Removes what is no spool: what conversions of an earlier process were writing.
+fn remove_drafts(folder: &Path) {
+    for path in files_in(folder).into_iter().filter(|path| !is_spools(path)) {
+        Journal::remove(&path);
+    }
+}
+
+fn files_in(folder: &Path) -> Vec<PathBuf> {
+    match std::fs::read_dir(folder) {
+        Ok(entries) => entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()).collect(),
         Err(error) => {
             tracing::warn!(path = %folder.display(), %error, "the spool folder could not be read");
-            return HashSet::new();
+            Vec::new()
         }
-    };
-    let files = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file());
-    files.map(|path| path.with_extension("spool")).collect()
+    }
 }

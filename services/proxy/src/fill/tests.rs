@@ -233,11 +233,14 @@ async fn what_was_followed_stays_until_the_fill_ends() {
         std::fs::write(path, BYTES).unwrap();
         std::fs::write(path.with_extension("journal-new"), "").unwrap();
     }
+    // What a conversion was writing goes at once.
+    let draft = folder.join("twin.draft");
+    std::fs::write(&draft, "").unwrap();
     let fills = ground.fills(true);
     let client_of = |_: &Repository| Some(client.clone());
     fills.take_up(client_of).await.unwrap();
     let is_there = |path: &std::path::Path| path.try_exists().unwrap();
-    assert_eq!((is_there(&followed), is_there(&nobodys)), (true, false));
+    assert_eq!([&followed, &nobodys, &draft].map(|path| is_there(path)), [true, false, false]);
     fills.take_over(client_of).await.unwrap();
     assert!(is_there(&followed));
     ground.catalog.holding(&lease).end_fill().await.unwrap();

@@ -82,3 +82,36 @@ fn stranger() -> Response<Body> {
     answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"replicas\""));
     answer
 }
+
+#[cfg(test)]
+mod tests {
+    use api::Repository;
+    use blobstore::{BlobKey, BlobStore, FsStore, Generation};
+    use bytes::Bytes;
+    use catalog::BlobRow;
+
+    use super::*;
+    use crate::config::Config;
+
+    /// What is stored because one upstream gave it is not given for another one.
+    #[tokio::test]
+    async fn what_is_stored_is_its_upstreams() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().display().to_string();
+        let config = Config::load(None, [("FIRSTLIGHT_STORAGE_PATH".to_owned(), root)].into_iter()).unwrap();
+        let app = App::open(config).await.unwrap();
+        let bytes = Bytes::from_static(b"a blob");
+        let digest = Digest::of(&bytes);
+        let key = BlobKey::blob(&digest, Generation::random());
+        FsStore::open(folder.path()).unwrap().put_bytes(&key, bytes.clone()).await.unwrap();
+        let row = BlobRow { digest: digest.clone(), size: bytes.len() as u64, key: key.to_string() };
+        let home = Repository::parse("docker.io/library/a").unwrap();
+        app.catalog.add_blob(&row, &[&home]).await.unwrap();
+        let status = async |upstream: &str| {
+            let answered = answer(&app, upstream, "now", &digest.to_string(), &HeaderMap::new()).await;
+            answered.unwrap_or_else(RegistryError::into_answer).status()
+        };
+        assert_eq!(status("docker.io").await, StatusCode::OK);
+        assert_eq!(status("ghcr.io").await, StatusCode::NOT_FOUND);
+    }
+}

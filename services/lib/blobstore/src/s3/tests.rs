@@ -45,7 +45,7 @@ pub(crate) async fn store(bucket: &str) -> S3Store {
 
 /// Polls until the store has as many unfinished uploads as that.
 async fn wait_for_uploads(store: &S3Store, count: usize) {
-    let end = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + Duration::from_secs(120);
     loop {
         let list = store.bucket.client.list_multipart_uploads().bucket(&store.bucket.name).send().await.unwrap();
         if list.uploads().len() == count {
@@ -161,7 +161,7 @@ async fn more_than_a_thousand_are_listed_and_deleted() {
 /// Polls until a part has arrived; SeaweedFS tidies uploads without any away.
 async fn wait_for_a_part(store: &S3Store) {
     let Bucket { client, name, .. } = &*store.bucket;
-    let end = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + Duration::from_secs(120);
     loop {
         let uploads = client.list_multipart_uploads().bucket(name).send().await.unwrap();
         if let Some(upload) = uploads.uploads().first() {

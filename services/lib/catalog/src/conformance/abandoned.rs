@@ -12,7 +12,7 @@ const LONG: Duration = Duration::from_secs(3600);
 /// Over before anybody looks again.
 const SHORT: Duration = Duration::from_millis(1);
 /// Far longer than a short lease lasts.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// What a process died over is listed when its lease ran out long enough ago; what one gave up, when the pause is over; what has
 /// no lease at once.

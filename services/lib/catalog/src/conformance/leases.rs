@@ -13,7 +13,7 @@ const LONG: Duration = Duration::from_secs(3600);
 /// Over before anybody looks again.
 const SHORT: Duration = Duration::from_millis(1);
 /// Far longer than a short lease lasts.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(120);
 
 fn owner(name: &str) -> Owner {
     Owner { id: name.into(), address: format!("{name}:5083") }

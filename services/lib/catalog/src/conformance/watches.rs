@@ -8,7 +8,7 @@ use super::{digest, repository, twins};
 use crate::{Catalog, CatalogError, TwinState};
 
 /// Far longer than a note takes.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// Longer than a note takes, as a rule.
 const SILENCE: Duration = Duration::from_millis(300);

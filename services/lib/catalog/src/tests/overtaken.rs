@@ -12,7 +12,7 @@ use super::{Database, home};
 use crate::conformance::twin;
 use crate::{BlobRow, Catalog, CatalogError, Claim, ManifestRow, Owner, TwinState, Work, blob};
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// Runs `statements` in a transaction, begins `call`, commits when the call waits, and returns what it returns.
 async fn overtaken<T: Send + 'static>(

@@ -40,7 +40,7 @@ async fn who_waits_looks_again_when_notes_may_be_lost() {
     let mut watch = here.conversions();
     listening(&mut watch).await;
     for _ in 0..3 {
-        database.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query ILIKE 'LISTEN%'");
+        database.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND query ILIKE 'LISTEN%'");
         listening(&mut watch).await;
         assert_eq!(listeners(&database), "1");
     }

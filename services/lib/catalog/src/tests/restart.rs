@@ -29,9 +29,9 @@ fn row(n: usize) -> BlobRow {
 
 /// Writes rows until `stop`, one after the other, each until it is acknowledged; returns how many calls failed.
 async fn write(catalog: Catalog, next: Arc<AtomicUsize>, stop: Arc<AtomicBool>) -> Result<usize, CatalogError> {
-    let begin = Instant::now();
     let mut failed = 0;
     while !stop.load(Ordering::Relaxed) {
+        let begin = Instant::now();
         let row = row(next.fetch_add(1, Ordering::Relaxed));
         while let Err(error) = catalog.add_blob(&row, &[&home()]).await {
             assert!(error.is_transient(), "{error:?}");
