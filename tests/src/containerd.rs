@@ -77,6 +77,39 @@ impl Containerd {
         command
     }
 
+    /// Returns a `ctr snapshots` command for a snapshotter of this daemon.
+    pub fn snapshots(&self, snapshotter: &str) -> Command {
+        let mut command = self.ctr();
+        command.args(["snapshots", "--snapshotter", snapshotter]);
+        command
+    }
+
+    /// Pulls an image for linux/amd64 and unpacks it with a snapshotter.
+    ///
+    /// # Errors
+    /// The pull failed; the error carries the client's output.
+    pub fn pull_with(&self, snapshotter: &str, reference: &str) -> Result<String> {
+        let pull = ["images", "pull", "--plain-http", "--platform", "linux/amd64", "--snapshotter", snapshotter];
+        run(self.ctr().args(pull).arg(reference))
+    }
+
+    /// Runs a command in a container of an image that a snapshotter has unpacked, and returns its output.
+    ///
+    /// # Errors
+    /// The container failed; the error carries its output.
+    pub fn run_with(&self, snapshotter: &str, reference: &str, arguments: &[&str]) -> Result<String> {
+        let name = self.next_name();
+        let cgroup = format!("{}/{name}", self.cgroup.path());
+        let run_it = ["run", "--rm", "--net-host", "--snapshotter", snapshotter, "--cgroup", &cgroup, reference, &name];
+        run(self.ctr().args(run_it).args(arguments))
+    }
+
+    /// Returns a container's name. runc keeps its state by name for all daemons of a machine.
+    fn next_name(&self) -> String {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        format!("firstlight-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+
     /// Returns the digest an image's name points to.
     ///
     /// # Errors
@@ -116,9 +149,7 @@ impl Client for Containerd {
     }
 
     fn run(&self, reference: &str, arguments: &[&str]) -> Result<String> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        // runc keeps its state by name for all daemons of a machine.
-        let name = format!("firstlight-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name = self.next_name();
         let cgroup = format!("{}/{name}", self.cgroup.path());
         run(self.ctr().args(["run", "--rm", "--net-host", "--cgroup", &cgroup, reference, &name]).args(arguments))
     }

@@ -26,6 +26,7 @@ mod scratch;
 mod seaweed;
 mod skip;
 mod skopeo;
+mod snapshotter;
 mod stage;
 pub mod tree;
 mod tunnel;
@@ -52,8 +53,9 @@ pub use scratch::Scratch;
 pub use seaweed::Seaweed;
 pub use skip::{is_root, skip};
 pub use skopeo::Skopeo;
+pub use snapshotter::Snapshotter;
 pub use stage::{Served, Stage, Staged};
-pub use tree::Tree;
+pub use tree::{Kind as TreeKind, Tree};
 pub use tunnel::Tunnel;
 
 use std::path::PathBuf;

@@ -212,11 +212,19 @@ fn config(options: &ProxyOptions) -> String {
 /// # Errors
 /// It is not built.
 pub fn program() -> Result<PathBuf> {
+    built("firstlight")
+}
+
+/// Returns a program of that build by its name.
+///
+/// # Errors
+/// It is not built.
+pub(crate) fn built(name: &str) -> Result<PathBuf> {
     let test = std::env::current_exe()?;
     let folder = test.parent().context("the test has no folder")?;
     // Tests lie in a folder below the programs.
     let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
-    let program = folder.join("firstlight");
+    let program = folder.join(name);
     ensure!(program.try_exists()?, "{} is missing: build it first (`make test` does)", program.display());
     Ok(program)
 }

@@ -1,0 +1,45 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Mounts container images for containerd.
+#[derive(Debug, Parser)]
+#[command(name = "firstlight-snapshotter", version)]
+pub struct Cli {
+    /// The configuration, a TOML file
+    #[arg(long, global = true)]
+    pub config: Option<PathBuf>,
+    /// The folder of snapshots, instead of the configured one
+    #[arg(long, global = true)]
+    pub root: Option<PathBuf>,
+    /// The Unix socket for containerd, instead of the configured one
+    #[arg(long, global = true)]
+    pub address: Option<PathBuf>,
+    /// How log lines look
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// What is logged: error, warn, info, debug or trace, also by module
+    #[arg(long, global = true, default_value = "info")]
+    pub log: String,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum Command {
+    /// Serve containerd until a signal asks to stop
+    Serve,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    Text,
+    /// For machines
+    Json,
+}

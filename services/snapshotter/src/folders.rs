@@ -1,0 +1,84 @@
+//! [`Folders`]: the folder of each snapshot, `snapshots/<id>` with `fs` and `work` in it.
+
+use std::collections::HashSet;
+use std::fs::{self, Permissions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use crate::SnapshotError;
+
+/// The folders of all snapshots.
+#[derive(Debug)]
+pub(crate) struct Folders {
+    root: PathBuf,
+}
+
+impl Folders {
+    /// Opens the folders below `root`, which is made if it is not there.
+    pub(crate) fn open(root: &Path) -> Result<Self, SnapshotError> {
+        let root = root.join("snapshots");
+        fs::create_dir_all(&root).map_err(|error| SnapshotError::io("make the folder", &root, error))?;
+        let only_ours = fs::set_permissions(&root, Permissions::from_mode(0o700));
+        only_ours.map_err(|error| SnapshotError::io("set the mode of", &root, error))?;
+        Ok(Self { root })
+    }
+
+    fn of(&self, id: u64) -> PathBuf {
+        self.root.join(id.to_string())
+    }
+
+    /// Returns what a snapshot holds.
+    pub(crate) fn fs(&self, id: u64) -> PathBuf {
+        self.of(id).join("fs")
+    }
+
+    /// Returns what overlayfs works in.
+    pub(crate) fn work(&self, id: u64) -> PathBuf {
+        self.of(id).join("work")
+    }
+
+    /// Makes the folder of a new snapshot, in place of one that a call which broke off left. Its root looks like that of
+    /// `parent`, since overlayfs shows the uppermost one.
+    pub(crate) fn make(&self, id: u64, parent: Option<u64>) -> Result<(), SnapshotError> {
+        self.remove(id)?;
+        let (fs, work) = (self.fs(id), self.work(id));
+        for folder in [&fs, &work] {
+            fs::create_dir_all(folder).map_err(|error| SnapshotError::io("make the folder", folder, error))?;
+        }
+        let like_parent = || match parent {
+            Some(parent) => {
+                let parent = fs::metadata(self.fs(parent))?;
+                chown(&fs, Some(parent.uid()), Some(parent.gid()))?;
+                fs::set_permissions(&fs, Permissions::from_mode(parent.mode() & 0o7777))
+            }
+            None => fs::set_permissions(&fs, Permissions::from_mode(0o755)),
+        };
+        like_parent().map_err(|error| SnapshotError::io("set owner and mode of", &fs, error))
+    }
+
+    /// Removes the folder of a snapshot, if it is there.
+    pub(crate) fn remove(&self, id: u64) -> Result<(), SnapshotError> {
+        remove(&self.of(id))
+    }
+
+    /// Removes what belongs to none of the snapshots `known`: calls that broke off left it.
+    pub(crate) fn sweep(&self, known: &HashSet<u64>) -> Result<(), SnapshotError> {
+        let list = |error| SnapshotError::io("list", &self.root, error);
+        for entry in fs::read_dir(&self.root).map_err(list)? {
+            let path = entry.map_err(list)?.path();
+            let id = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+            if id.is_none_or(|id| !known.contains(&id)) {
+                remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn remove(path: &Path) -> Result<(), SnapshotError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(SnapshotError::io("remove", path, error)),
+        _ => Ok(()),
+    }
+}

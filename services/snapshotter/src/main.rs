@@ -1,0 +1,35 @@
+//! The `firstlight-snapshotter` program: parse, build, run.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use snapshotter::cli::{Cli, Command, LogFormat};
+use snapshotter::config::Config;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody is left to tell if this fails.
+            let _unsaid = writeln!(std::io::stderr().lock(), "firstlight-snapshotter: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let format = match cli.log_format {
+        LogFormat::Text => telemetry::LogFormat::Text,
+        LogFormat::Json => telemetry::LogFormat::Json,
+    };
+    telemetry::init_logging(format, &cli.log)?;
+    let mut config = Config::load(cli.config.as_deref())?;
+    config.root = cli.root.unwrap_or(config.root);
+    config.address = cli.address.unwrap_or(config.address);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    match cli.command {
+        Command::Serve => runtime.block_on(snapshotter::run(config)),
+    }
+}

@@ -1,0 +1,177 @@
+//! [`Snapshots`]: all of a node's snapshots, each a row and a folder.
+
+use std::fmt::Debug;
+use std::path::{Path, PathBuf};
+
+use crate::folders::Folders;
+use crate::mount::{self, Layers, Mount};
+use crate::store::Chain;
+use crate::{Filter, Info, Kind, Labels, SnapshotError, Store, Usage, usage};
+
+/// The snapshots below one folder. Every call is whole or changes nothing, wherever the process dies; every call may block.
+#[derive(Debug)]
+pub struct Snapshots {
+    store: Store,
+    folders: Folders,
+    has_index: bool,
+}
+
+/// What a call changes of the labels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LabelsUpdate {
+    /// All of them become these.
+    All(Labels),
+    /// Each of these gets this value, or goes.
+    Some(Vec<(String, Option<String>)>),
+}
+
+impl Snapshots {
+    /// Opens the snapshots below `root`, and removes what a process that died left of calls it did not end.
+    ///
+    /// # Errors
+    /// The folder or the database in it cannot be used.
+    pub fn open(root: &Path) -> Result<Self, SnapshotError> {
+        let folders = Folders::open(root)?;
+        let store = Store::open(&root.join("metadata.redb"))?;
+        let snapshots = Self { store, folders, has_index: mount::has_index() };
+        snapshots.cleanup()?;
+        Ok(snapshots)
+    }
+
+    /// Begins an active snapshot on `parent`, which is empty at first where there is none.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Exists`], [`SnapshotError::NotFound`] and [`SnapshotError::Parent`] of the parent; or what failed.
+    pub fn prepare(&self, key: &str, parent: Option<&str>, labels: Labels) -> Result<Mount, SnapshotError> {
+        self.create(Kind::Active, key, parent, labels)
+    }
+
+    /// Begins a view of `parent`.
+    ///
+    /// # Errors
+    /// As for [`Self::prepare`].
+    pub fn view(&self, key: &str, parent: Option<&str>, labels: Labels) -> Result<Mount, SnapshotError> {
+        self.create(Kind::View, key, parent, labels)
+    }
+
+    fn create(&self, kind: Kind, key: &str, parent: Option<&str>, labels: Labels) -> Result<Mount, SnapshotError> {
+        if key.is_empty() {
+            return Err(SnapshotError::NoName);
+        }
+        let chain = self.store.create(key, kind, parent, labels, |id, parent| self.folders.make(id, parent))?;
+        Ok(self.mount_of(&chain))
+    }
+
+    /// Returns the mount of a snapshot that is active or a view.
+    ///
+    /// # Errors
+    /// [`SnapshotError::NotFound`]; [`SnapshotError::Kind`] of a committed one; or what failed.
+    pub fn mounts(&self, key: &str) -> Result<Mount, SnapshotError> {
+        let chain = self.store.chain(key)?;
+        match chain.row.kind {
+            Kind::Active | Kind::View => Ok(self.mount_of(&chain)),
+            kind @ Kind::Committed => Err(SnapshotError::Kind { name: key.to_owned(), kind, done: "mounted" }),
+        }
+    }
+
+    fn mount_of(&self, chain: &Chain) -> Mount {
+        let id = chain.row.id;
+        let lower: Vec<PathBuf> = chain.parents.iter().map(|&id| self.folders.fs(id)).collect();
+        let (fs, work) = (self.folders.fs(id), self.folders.work(id));
+        match chain.row.kind {
+            // A view of nothing shows its own folder, which stays empty.
+            Kind::View if lower.is_empty() => mount::of(&Layers { upper: None, lower: &[fs] }, self.has_index),
+            Kind::View => mount::of(&Layers { upper: None, lower: &lower }, self.has_index),
+            _ => mount::of(&Layers { upper: Some((&fs, &work)), lower: &lower }, self.has_index),
+        }
+    }
+
+    /// Turns the active snapshot `key` into the committed one `name`, with `labels` and none that it had.
+    ///
+    /// # Errors
+    /// [`SnapshotError::NotFound`] and [`SnapshotError::Kind`] of `key`, [`SnapshotError::Exists`] of `name`; or what failed.
+    pub fn commit(&self, name: &str, key: &str, labels: Labels) -> Result<(), SnapshotError> {
+        if name.is_empty() {
+            return Err(SnapshotError::NoName);
+        }
+        let row = self.store.chain(key)?.row;
+        // Outside the transaction: it may take its time, and others write meanwhile.
+        let usage = self.measure(row.id)?;
+        self.store.commit(name, key, labels, usage)
+    }
+
+    /// Removes a snapshot that nothing stands on.
+    ///
+    /// # Errors
+    /// [`SnapshotError::NotFound`], [`SnapshotError::HasChild`]; or what failed.
+    pub fn remove(&self, key: &str) -> Result<(), SnapshotError> {
+        let id = self.store.remove(key)?;
+        // It is gone; what is left of its folder is nobody's.
+        if let Err(error) = self.folders.remove(id) {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(snapshot = key, error, "the folder of a removed snapshot stays until the next cleanup");
+        }
+        Ok(())
+    }
+
+    /// Returns what is known of a snapshot.
+    ///
+    /// # Errors
+    /// [`SnapshotError::NotFound`]; or what failed.
+    pub fn stat(&self, key: &str) -> Result<Info, SnapshotError> {
+        Ok(self.store.chain(key)?.row.info(key))
+    }
+
+    /// Changes the labels of a snapshot, and returns what is known of it.
+    ///
+    /// # Errors
+    /// [`SnapshotError::NotFound`]; or what failed.
+    pub fn update(&self, key: &str, update: LabelsUpdate) -> Result<Info, SnapshotError> {
+        let row = self.store.relabel(key, |labels| match update {
+            LabelsUpdate::All(all) => *labels = all,
+            LabelsUpdate::Some(some) => {
+                for (label, value) in some {
+                    match value {
+                        Some(value) => drop(labels.insert(label, value)),
+                        None => drop(labels.remove(&label)),
+                    }
+                }
+            }
+        })?;
+        Ok(row.info(key))
+    }
+
+    /// Returns the snapshots for which one of `filters` holds, by name; all where there is none.
+    ///
+    /// # Errors
+    /// What failed.
+    pub fn list(&self, filters: &[Filter]) -> Result<Vec<Info>, SnapshotError> {
+        let all = self.store.all()?.into_iter().map(|(name, row)| row.info(&name));
+        Ok(all.filter(|info| filters.is_empty() || filters.iter().any(|filter| filter.holds(info))).collect())
+    }
+
+    /// Returns what a snapshot takes of the disk, without what it stands on.
+    ///
+    /// # Errors
+    /// [`SnapshotError::NotFound`]; or what failed.
+    pub fn usage(&self, key: &str) -> Result<Usage, SnapshotError> {
+        let row = self.store.chain(key)?.row;
+        match row.usage {
+            Some(usage) => Ok(usage),
+            None => self.measure(row.id),
+        }
+    }
+
+    fn measure(&self, id: u64) -> Result<Usage, SnapshotError> {
+        let folder = self.folders.fs(id);
+        usage::measure(&folder).map_err(|error| SnapshotError::io("measure", &folder, error))
+    }
+
+    /// Removes the folders that belong to no snapshot.
+    ///
+    /// # Errors
+    /// What failed.
+    pub fn cleanup(&self) -> Result<(), SnapshotError> {
+        self.store.with_ids(|known| self.folders.sweep(known))
+    }
+}

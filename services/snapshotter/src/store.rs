@@ -1,0 +1,274 @@
+//! [`Store`]: the rows of all snapshots, in an embedded database that survives a crash at any moment.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use redb::{
+    Database, MultimapTableDefinition, ReadableDatabase, ReadableMultimapTable, ReadableTable, TableDefinition,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{Info, Kind, Labels, Moment, SnapshotError, Usage};
+
+/// By name, a [`Row`] as JSON.
+const SNAPSHOTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("snapshots");
+/// By name, the names of what stands on it.
+const CHILDREN: MultimapTableDefinition<'_, &str, &str> = MultimapTableDefinition::new("children");
+/// The id of the next snapshot.
+const NEXT_ID: TableDefinition<'_, (), u64> = TableDefinition::new("next_id");
+
+/// The rows of all snapshots.
+#[derive(Debug)]
+pub struct Store {
+    database: Database,
+}
+
+/// Why the database failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It failed.
+    #[error(transparent)]
+    Database(Box<redb::Error>),
+    /// A row of it cannot be read.
+    #[error("the row of snapshot {name:?} is damaged")]
+    Row {
+        /// The snapshot.
+        name: String,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+}
+
+/// What is kept of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Row {
+    /// Names its folder.
+    pub(crate) id: u64,
+    pub(crate) parent: Option<String>,
+    pub(crate) kind: Kind,
+    created_at: Moment,
+    updated_at: Moment,
+    labels: Labels,
+    /// Of a committed one, which does not change any more.
+    #[serde(default)]
+    pub(crate) usage: Option<Usage>,
+}
+
+/// A snapshot and what it stands on.
+#[derive(Debug, Clone)]
+pub(crate) struct Chain {
+    pub(crate) row: Row,
+    /// The ids of what it stands on, the nearest first.
+    pub(crate) parents: Vec<u64>,
+}
+
+fn database(error: impl Into<redb::Error>) -> StoreError {
+    StoreError::Database(Box::new(error.into()))
+}
+
+fn decode(name: &str, bytes: &[u8]) -> Result<Row, StoreError> {
+    serde_json::from_slice(bytes).map_err(|source| StoreError::Row { name: name.to_owned(), source })
+}
+
+impl Row {
+    pub(crate) fn info(self, name: &str) -> Info {
+        let Self { parent, kind, created_at, updated_at, labels, .. } = self;
+        Info { name: name.to_owned(), parent, kind, created_at, updated_at, labels }
+    }
+}
+
+/// A transaction that writes. Only one runs at a time; dropped, it changes nothing.
+struct Change(redb::WriteTransaction);
+
+impl Change {
+    fn get(&self, name: &str) -> Result<Option<Row>, SnapshotError> {
+        let rows = self.0.open_table(SNAPSHOTS).map_err(database)?;
+        let found = rows.get(name).map_err(database)?;
+        Ok(found.map(|row| decode(name, row.value())).transpose()?)
+    }
+
+    fn put(&self, name: &str, row: &Row) -> Result<(), SnapshotError> {
+        let source = |source| StoreError::Row { name: name.to_owned(), source };
+        let bytes = serde_json::to_vec(row).map_err(source)?;
+        self.0.open_table(SNAPSHOTS).map_err(database)?.insert(name, bytes.as_slice()).map_err(database)?;
+        Ok(())
+    }
+
+    fn take(&self, name: &str) -> Result<(), SnapshotError> {
+        self.0.open_table(SNAPSHOTS).map_err(database)?.remove(name).map_err(database)?;
+        Ok(())
+    }
+
+    fn next_id(&self) -> Result<u64, SnapshotError> {
+        let mut table = self.0.open_table(NEXT_ID).map_err(database)?;
+        let id = table.get(()).map_err(database)?.map_or(1, |id| id.value());
+        table.insert((), id + 1).map_err(database)?;
+        Ok(id)
+    }
+
+    fn adopt(&self, parent: &str, child: &str) -> Result<(), SnapshotError> {
+        self.0.open_multimap_table(CHILDREN).map_err(database)?.insert(parent, child).map_err(database)?;
+        Ok(())
+    }
+
+    fn orphan(&self, parent: &str, child: &str) -> Result<(), SnapshotError> {
+        self.0.open_multimap_table(CHILDREN).map_err(database)?.remove(parent, child).map_err(database)?;
+        Ok(())
+    }
+
+    fn first_child(&self, name: &str) -> Result<Option<String>, SnapshotError> {
+        let table = self.0.open_multimap_table(CHILDREN).map_err(database)?;
+        let first = table.get(name).map_err(database)?.next().transpose().map_err(database)?;
+        Ok(first.map(|child| child.value().to_owned()))
+    }
+
+    fn commit(self) -> Result<(), SnapshotError> {
+        Ok(self.0.commit().map_err(database)?)
+    }
+}
+
+impl Store {
+    /// Opens the database at `path`, which is made if it is not there.
+    ///
+    /// # Errors
+    /// It cannot be opened, such as because another process has it open.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let store = Self { database: Database::create(path).map_err(database)? };
+        // Whoever only reads wants the tables to be there.
+        let begin = store.database.begin_write().map_err(database)?;
+        begin.open_table(SNAPSHOTS).map_err(database)?;
+        begin.open_multimap_table(CHILDREN).map_err(database)?;
+        begin.commit().map_err(database)?;
+        Ok(store)
+    }
+
+    fn change(&self) -> Result<Change, SnapshotError> {
+        Ok(Change(self.database.begin_write().map_err(database)?))
+    }
+
+    /// Records a snapshot and returns it; `make` makes its folder first, of its id and its parent's.
+    pub(crate) fn create(
+        &self,
+        name: &str,
+        kind: Kind,
+        parent: Option<&str>,
+        labels: Labels,
+        make: impl FnOnce(u64, Option<u64>) -> Result<(), SnapshotError>,
+    ) -> Result<Chain, SnapshotError> {
+        let change = self.change()?;
+        let mut parents = Vec::new();
+        if let Some(parent) = parent {
+            let row = change.get(parent)?.ok_or_else(|| SnapshotError::NotFound { name: parent.to_owned() })?;
+            if row.kind != Kind::Committed {
+                return Err(SnapshotError::Parent { name: parent.to_owned(), kind: row.kind });
+            }
+            change.adopt(parent, name)?;
+            parents.push(row.id);
+            parents.extend(parents_of(&row, |name| change.get(name))?);
+        }
+        if change.get(name)?.is_some() {
+            return Err(SnapshotError::Exists { name: name.to_owned() });
+        }
+        let (id, now) = (change.next_id()?, Moment::now());
+        let parent = parent.map(str::to_owned);
+        let row = Row { id, parent, kind, created_at: now, updated_at: now, labels, usage: None };
+        change.put(name, &row)?;
+        make(id, parents.first().copied())?;
+        change.commit()?;
+        Ok(Chain { row, parents })
+    }
+
+    /// Turns the active snapshot `key` into a committed one, `name`, with these labels and no others.
+    pub(crate) fn commit(&self, name: &str, key: &str, labels: Labels, usage: Usage) -> Result<(), SnapshotError> {
+        let change = self.change()?;
+        let before = change.get(key)?.ok_or_else(|| SnapshotError::NotFound { name: key.to_owned() })?;
+        if before.kind != Kind::Active {
+            return Err(SnapshotError::Kind { name: key.to_owned(), kind: before.kind, done: "committed" });
+        }
+        if change.get(name)?.is_some() {
+            return Err(SnapshotError::Exists { name: name.to_owned() });
+        }
+        let now = Moment::now();
+        let usage = Some(usage);
+        let row = Row { kind: Kind::Committed, created_at: now, updated_at: now, labels, usage, ..before };
+        change.take(key)?;
+        change.put(name, &row)?;
+        if let Some(parent) = &row.parent {
+            change.orphan(parent, key)?;
+            change.adopt(parent, name)?;
+        }
+        change.commit()
+    }
+
+    /// Removes a snapshot that nothing stands on, and returns its id.
+    pub(crate) fn remove(&self, name: &str) -> Result<u64, SnapshotError> {
+        let change = self.change()?;
+        let row = change.get(name)?.ok_or_else(|| SnapshotError::NotFound { name: name.to_owned() })?;
+        if let Some(child) = change.first_child(name)? {
+            return Err(SnapshotError::HasChild { name: name.to_owned(), child });
+        }
+        if let Some(parent) = &row.parent {
+            change.orphan(parent, name)?;
+        }
+        change.take(name)?;
+        change.commit()?;
+        Ok(row.id)
+    }
+
+    /// Changes the labels of a snapshot, and returns it.
+    pub(crate) fn relabel(&self, name: &str, alter: impl FnOnce(&mut Labels)) -> Result<Row, SnapshotError> {
+        let change = self.change()?;
+        let mut row = change.get(name)?.ok_or_else(|| SnapshotError::NotFound { name: name.to_owned() })?;
+        alter(&mut row.labels);
+        row.updated_at = Moment::now();
+        change.put(name, &row)?;
+        change.commit()?;
+        Ok(row)
+    }
+
+    /// Returns a snapshot and what it stands on.
+    pub(crate) fn chain(&self, name: &str) -> Result<Chain, SnapshotError> {
+        let read = self.database.begin_read().map_err(database)?;
+        let rows = read.open_table(SNAPSHOTS).map_err(database)?;
+        let get = |name: &str| {
+            let found = rows.get(name).map_err(database)?;
+            Ok(found.map(|row| decode(name, row.value())).transpose()?)
+        };
+        let row = get(name)?.ok_or_else(|| SnapshotError::NotFound { name: name.to_owned() })?;
+        let parents = parents_of(&row, get)?;
+        Ok(Chain { row, parents })
+    }
+
+    /// Returns all snapshots, by name.
+    pub(crate) fn all(&self) -> Result<Vec<(String, Row)>, SnapshotError> {
+        let read = self.database.begin_read().map_err(database)?;
+        let rows = read.open_table(SNAPSHOTS).map_err(database)?;
+        let mut all = Vec::new();
+        for row in rows.iter().map_err(database)? {
+            let (name, row) = row.map_err(database)?;
+            all.push((name.value().to_owned(), decode(name.value(), row.value())?));
+        }
+        Ok(all)
+    }
+
+    /// Calls `sweep` with the ids of all snapshots, while none is made.
+    pub(crate) fn with_ids(
+        &self,
+        sweep: impl FnOnce(&HashSet<u64>) -> Result<(), SnapshotError>,
+    ) -> Result<(), SnapshotError> {
+        let _none_is_made = self.change()?;
+        sweep(&self.all()?.into_iter().map(|(_, row)| row.id).collect())
+    }
+}
+
+/// Returns the ids of what `row` stands on, the nearest first.
+fn parents_of(row: &Row, get: impl Fn(&str) -> Result<Option<Row>, SnapshotError>) -> Result<Vec<u64>, SnapshotError> {
+    let mut ids = Vec::new();
+    let mut next = row.parent.clone();
+    while let Some(name) = next {
+        let parent = get(&name)?.ok_or(SnapshotError::NotFound { name })?;
+        ids.push(parent.id);
+        next = parent.parent;
+    }
+    Ok(ids)
+}

@@ -1,0 +1,105 @@
+//! What every test here stands on: a containerd with our snapshotter, and the mounts a test makes itself.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use e2e::{Containerd, Node, Scratch, Snapshotter, Transport, run, wait};
+
+/// Nothing of a healthy test takes longer.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// A containerd and its snapshotter.
+#[derive(Debug)]
+pub(crate) struct Bench {
+    pub(crate) containerd: Containerd,
+    pub(crate) snapshotter: Snapshotter,
+    scratch: Scratch,
+}
+
+/// A mount that ends with this.
+#[derive(Debug)]
+pub(crate) struct Mounted(PathBuf);
+
+impl Bench {
+    pub(crate) fn start() -> Self {
+        let snapshotter = Snapshotter::start().unwrap();
+        let containerd = Containerd::start_with(&Node::Machine, Transport::Plain, &snapshotter.plugin()).unwrap();
+        Self { containerd, snapshotter, scratch: Scratch::new().unwrap() }
+    }
+
+    /// Kills the snapshotter and starts it again; returns when containerd, which tries now and then, has found it.
+    pub(crate) fn kill_and_start(&mut self) {
+        self.snapshotter.kill_and_start().unwrap();
+        wait::until("containerd's way back", LIMIT, || Ok(self.ctr(&["ls"]).is_ok().then_some(()))).unwrap();
+    }
+
+    /// Runs `ctr snapshots` with these arguments on our snapshotter.
+    pub(crate) fn ctr(&self, arguments: &[&str]) -> Result<String> {
+        self.ctr_of(Snapshotter::NAME, arguments)
+    }
+
+    pub(crate) fn ctr_of(&self, snapshotter: &str, arguments: &[&str]) -> Result<String> {
+        run(self.containerd.snapshots(snapshotter).args(arguments))
+    }
+
+    /// Mounts a snapshot as containerd is told to.
+    pub(crate) fn mount(&self, key: &str) -> Mounted {
+        self.mount_of(Snapshotter::NAME, key)
+    }
+
+    pub(crate) fn mount_of(&self, snapshotter: &str, key: &str) -> Mounted {
+        let folder = format!("{snapshotter}-{}", key.replace('/', "-"));
+        let target = self.scratch.folder(&folder).unwrap();
+        let told = self.ctr_of(snapshotter, &["mounts", &target.display().to_string(), key]).unwrap();
+        mount(&told, &target).with_context(|| told.clone()).unwrap();
+        Mounted(target)
+    }
+
+    /// Waits until containerd, which collects a while after a removal, has had everything removed: names and folders.
+    pub(crate) fn wait_empty(&self) {
+        let is_empty = || {
+            let entries = std::fs::read_dir(self.snapshotter.folders())?;
+            // Of the list only its head.
+            Ok((entries.count() == 0 && self.ctr(&["ls"])?.lines().count() == 1).then_some(()))
+        };
+        wait::until("the end of all snapshots", LIMIT, is_empty).unwrap();
+    }
+}
+
+/// Does what a line such as `mount -t overlay overlay /target -o index=off,…` says.
+fn mount(told: &str, target: &Path) -> Result<()> {
+    let words: Vec<&str> = told.split_whitespace().collect();
+    let after = |flag: &str| words.iter().position(|word| *word == flag).and_then(|at| words.get(at + 1));
+    let (kind, options) = (after("-t").context("type")?, after("-o").context("options")?);
+    let mut command = Command::new("mount");
+    if *kind != "bind" {
+        run(command.args(["-t", kind, words.get(3).context("source")?, "-o", options]).arg(target))?;
+        return Ok(());
+    }
+    run(command.arg("--bind").arg(words.get(3).context("source")?).arg(target))?;
+    if options.split(',').any(|option| option == "ro") {
+        run(Command::new("mount").args(["-o", "remount,bind,ro"]).arg(target))?;
+    }
+    Ok(())
+}
+
+impl Mounted {
+    pub(crate) fn join(&self, path: &str) -> PathBuf {
+        self.0.join(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let unmounted = run(Command::new("umount").arg(&self.0));
+        if !std::thread::panicking() {
+            unmounted.unwrap();
+        }
+    }
+}
