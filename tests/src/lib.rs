@@ -19,6 +19,7 @@ mod podman;
 mod postgres;
 mod proc;
 mod proxy;
+mod push;
 mod registry;
 mod relay;
 mod run;

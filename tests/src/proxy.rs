@@ -33,6 +33,8 @@ pub struct ProxyOptions {
     pub tls: Option<(PathBuf, PathBuf)>,
     /// More variables of its environment; those of the configuration win over its file.
     pub env: Vec<(String, String)>,
+    /// Whether it is a worker.
+    pub is_worker: bool,
 }
 
 impl ProxyOptions {
@@ -46,6 +48,7 @@ impl ProxyOptions {
             port: None,
             tls: None,
             env: Vec::new(),
+            is_worker: false,
         }
     }
 
@@ -64,9 +67,20 @@ impl ProxyOptions {
         self.env(CATALOG_URL, url)
     }
 
+    /// Makes it a worker, which serves no client.
+    pub fn worker(self) -> Self {
+        Self { is_worker: true, ..self }
+    }
+
     /// Sets a variable of the environment.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Takes a variable of the environment back that was set.
+    pub fn without(mut self, name: &str) -> Self {
+        self.env.retain(|(set, _)| set != name);
         self
     }
 
@@ -120,6 +134,16 @@ impl Proxy {
     /// Returns the address of health and metrics.
     pub fn admin_at(&self) -> SocketAddrV4 {
         self.front.replicas[0].admin_at
+    }
+
+    /// Returns the most memory it has had resident, in bytes.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn peak_memory(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.proc.pid()))?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("VmHWM")?;
+        Ok(peak.trim().trim_end_matches(" kB").parse::<u64>()? << 10)
     }
 
     /// Returns the folder of its store and spool.
@@ -232,7 +256,7 @@ pub(crate) fn built(name: &str) -> Result<PathBuf> {
 fn launch(front: &Front, scratch: &Scratch, options: &ProxyOptions) -> Result<Proc> {
     let replica = &front.replicas[0];
     let mut command = command(front, scratch, options)?;
-    command.arg("serve");
+    command.arg(if options.is_worker { "worker" } else { "serve" });
     let mut proc = Proc::start(&command, &replica.log)?;
     proc.ready(|| {
         let answer = web::request(&front.node, replica.admin_at, "GET", "/readyz", &[]);

@@ -1,6 +1,7 @@
 //! [`App`]: the wired parts of a running proxy.
 
 mod layers;
+mod lazy;
 mod remake;
 
 use std::collections::HashSet;
@@ -52,8 +53,8 @@ pub(crate) struct App {
     pub(crate) collector: Arc<Collector>,
     /// Converted manifests whose layers were looked at a moment ago.
     looked_at: Cache<Digest, ()>,
-    /// Blobs whose conversion is being started because they were read.
-    noting: Mutex<HashSet<Digest>>,
+    /// Blobs whose conversion is being begun because they were read.
+    beginning: Mutex<HashSet<Digest>>,
 }
 
 impl App {
@@ -105,7 +106,7 @@ impl App {
             uses: Arc::default(),
             collector: Arc::new(collector),
             looked_at: Cache::builder().max_capacity(10_000).time_to_live(remake::LOOK_EVERY).build(),
-            noting: Mutex::default(),
+            beginning: Mutex::default(),
         }))
     }
 

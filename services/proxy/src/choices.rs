@@ -116,13 +116,8 @@ impl Tocs for StoredTocs<'_> {
             return Ok(None);
         }
         // A twin that counts has a TOC. One that was lost comes back; to decide without it would be for ever.
-        let row = self.0.catalog.blob(&twin.toc_digest).await?.ok_or_else(RegistryError::lost)?;
-        let blob = self.0.open(&row).await?.ok_or_else(RegistryError::lost)?;
-        let toc = telemetry::blocking(move || {
-            let mut json = vec![0; usize::try_from(blob.size()).unwrap_or(usize::MAX)];
-            blob.read_blocking(&mut json, 0).map_err(|error| RegistryError::internal(&error))?;
-            Toc::parse(&json).map_err(|error| RegistryError::internal(&error))
-        });
+        let json = self.0.toc(&twin.toc_digest).await?.ok_or_else(RegistryError::lost)?;
+        let toc = telemetry::blocking(move || Toc::parse(&json).map_err(|error| RegistryError::internal(&error)));
         toc.await.map(Some)
     }
 }

@@ -285,7 +285,7 @@ impl Conversions {
 
 /// Returns a descriptor of a layer that was begun before. Its true size is not known before the fill is open; what
 /// depends on it was decided then, so that any `size` that is not too small will do.
-fn plain_layer(digest: Digest, size: u64) -> Descriptor {
+pub(crate) fn plain_layer(digest: Digest, size: u64) -> Descriptor {
     Descriptor {
         media_type: api::MediaType::OciLayerGzip,
         digest,

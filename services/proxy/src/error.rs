@@ -61,6 +61,11 @@ impl RegistryError {
         )
     }
 
+    /// Returns the answer to who only looks at what is there to be written to.
+    pub(crate) fn only_post() -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported, "a hold is taken by POST")
+    }
+
     /// Returns the answer for something that is not there, and why.
     pub(crate) fn unknown(subject: Subject, detail: impl Into<String>) -> Self {
         let what = match subject {

@@ -22,14 +22,25 @@ pub(crate) enum Object {
     Tags,
     /// `referrers/<digest>`
     Referrers(Digest),
+    /// `_firstlight/lazy/<digest>`
+    Lazy(Digest),
+    /// `_firstlight/layers`
+    Layers,
+    /// `_firstlight/toc/<digest>`
+    Toc(Digest),
+    /// `_firstlight/holds`
+    Holds,
 }
+
+/// What the lazy API's paths have before their tail.
+const OURS: &str = "_firstlight";
 
 /// Why a path is none of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PathError {
     /// No known tail.
     #[error(
-        "no such endpoint: use <name>/manifests/<reference>, <name>/blobs/<digest>, <name>/tags/list or <name>/referrers/<digest>"
+        "no such endpoint: use <name>/manifests/<reference>, <name>/blobs/<digest>, <name>/tags/list, <name>/referrers/<digest> or <name>/_firstlight/…"
     )]
     NoEndpoint,
     /// The name, tag or digest is malformed.
@@ -60,14 +71,26 @@ impl Route {
             return Err(PathError::NoEndpoint);
         };
         let digest = || Digest::parse(last).map_err(ReferenceError::Digest);
-        let object = match (kind, last) {
+        let (object, name) = match (kind, last, name.strip_suffix(OURS).and_then(|name| name.strip_suffix('/'))) {
+            ("lazy", _, Some(name)) => (Object::Lazy(digest()?), name),
+            ("toc", _, Some(name)) => (Object::Toc(digest()?), name),
+            (OURS, "layers", _) => (Object::Layers, name),
+            (OURS, "holds", _) => (Object::Holds, name),
+            _ => (Self::of_distribution(kind, last)?, name),
+        };
+        Ok(Self { name: RepositoryName::parse(name)?, object })
+    }
+
+    /// Parses the tails of the distribution specification.
+    fn of_distribution(kind: &str, last: &str) -> Result<Object, PathError> {
+        let digest = || Digest::parse(last).map_err(ReferenceError::Digest);
+        Ok(match (kind, last) {
             ("manifests", _) => Object::Manifest(Reference::parse(last)?),
             ("blobs", _) => Object::Blob(digest()?),
             ("referrers", _) => Object::Referrers(digest()?),
             ("tags", "list") => Object::Tags,
             _ => return Err(PathError::NoEndpoint),
-        };
-        Ok(Self { name: RepositoryName::parse(name)?, object })
+        })
     }
 }
 
@@ -85,6 +108,13 @@ mod tests {
             ("a/manifests/manifests/x".into(), Some("a/manifests")),
             ("a/tags/list".into(), Some("a")),
             (format!("a/referrers/{digest}"), Some("a")),
+            (format!("a/b/_firstlight/lazy/{digest}"), Some("a/b")),
+            (format!("a/_firstlight/toc/{digest}"), Some("a")),
+            ("a/b/_firstlight/layers".into(), Some("a/b")),
+            ("a/_firstlight/holds".into(), Some("a")),
+            (format!("a/lazy/{digest}"), None),
+            (format!("_firstlight/toc/{digest}"), None),
+            ("a/_firstlight/lazy/latest".into(), None),
             ("a/blobs/sha256:baddigeststring".into(), None),
             ("a/blobs/../../etc".into(), None),
             ("A/manifests/x".into(), None),

@@ -2,6 +2,7 @@
 
 pub(crate) mod blob;
 pub(crate) mod fills;
+pub(crate) mod lazy;
 pub(crate) mod manifest;
 pub(crate) mod referrers;
 pub(crate) mod tags;
@@ -81,11 +82,14 @@ async fn dispatch(
     parts: &http::request::Parts,
     query: &Query,
 ) -> Result<Response<Body>, RegistryError> {
-    if parts.method != Method::GET && parts.method != Method::HEAD {
-        return Err(RegistryError::read_only());
-    }
     let tail = parts.uri.path().strip_prefix("/v2/").unwrap_or_default();
-    let route = Route::parse(tail)?;
+    let route = match Route::parse(tail) {
+        // Only a hold changes anything.
+        Ok(route) if route.object == Object::Holds && parts.method == Method::POST => route,
+        _ if parts.method != Method::GET && parts.method != Method::HEAD => return Err(RegistryError::read_only()),
+        Ok(route) if route.object == Object::Holds => return Err(RegistryError::only_post()),
+        parsed => parsed?,
+    };
     let ns = query.get("ns");
     let target = app.remotes.resolve(&route.name, ns)?;
     match &route.object {
@@ -96,6 +100,10 @@ async fn dispatch(
         }
         Object::Tags => tags::answer(app, &target, &route.name, query).await,
         Object::Referrers(digest) => referrers::answer(app, &target, digest, query).await,
+        Object::Lazy(digest) => lazy::index(app, &target, digest, query).await,
+        Object::Layers => lazy::layers(app, &target, query).await,
+        Object::Toc(digest) => lazy::toc(app, &target, digest, &parts.headers).await,
+        Object::Holds => lazy::hold(app, &target, query).await,
     }
 }
 
@@ -148,7 +156,12 @@ impl Query {
     }
 
     pub(crate) fn get(&self, key: &str) -> Option<&str> {
-        self.0.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
+        self.all(key).next()
+    }
+
+    /// Returns every value of a key that may be given many times.
+    pub(crate) fn all(&self, key: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(k, _)| k == key).map(|(_, value)| value.as_str())
     }
 }
 

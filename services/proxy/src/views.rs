@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::blobs::Blobs;
 use crate::clock::now_ms;
-use crate::conversions::Conversions;
+use crate::conversions::{Conversions, KnownProfile};
 use crate::error::RegistryError;
 use crate::image::Image;
 use crate::pull::{Pull, PullError, ResolvedTag, StoredManifest};
@@ -131,6 +131,24 @@ impl Views {
                 warn_not_converted(&target, &manifest.digest, &error);
             }
         });
+    }
+
+    /// Returns the profile that the twins of the image `source` are made under: for ever that of its converted form, if it
+    /// has one.
+    ///
+    /// # Errors
+    /// The catalog's or the store's.
+    pub(crate) async fn profile_of(&self, source: &Digest) -> Result<KnownProfile, RegistryError> {
+        self.parts.profile_of(source).await
+    }
+
+    /// Returns the platform that is meant where none is named.
+    pub(crate) fn first_platform(&self) -> Platform {
+        self.parts.platforms.first().cloned().unwrap_or_else(|| Platform {
+            os: "linux".to_owned(),
+            architecture: "amd64".to_owned(),
+            variant: None,
+        })
     }
 
     /// Starts the conversion of `source`, or waits for it, or both.

@@ -60,7 +60,7 @@ pub(crate) fn zstd(bytes: &Bytes) -> Bytes {
     filter("zstd", &["-1", "-q", "-c"], bytes)
 }
 
-fn filter(program: &str, arguments: &[&str], bytes: &Bytes) -> Bytes {
+pub(crate) fn filter(program: &str, arguments: &[&str], bytes: &Bytes) -> Bytes {
     let mut child = Command::new(program).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let (mut input, bytes) = (child.stdin.take().unwrap(), bytes.clone());
     let writer = std::thread::spawn(move || input.write_all(&bytes));

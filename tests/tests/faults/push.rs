@@ -2,11 +2,7 @@
 
 use bytes::Bytes;
 use e2e::Registry;
-use http::{HeaderMap, Request, StatusCode};
-use http_body_util::{BodyExt, Full};
-use hyper_util::rt::TokioIo;
 use serde_json::json;
-use tokio::net::TcpStream;
 
 use crate::layer;
 
@@ -68,40 +64,16 @@ pub(crate) fn image(registry: &Registry, repository: &str, tag: &str, layers: Ve
     });
     let manifest = Bytes::from(manifest.to_string());
     let digest = e2e::digest(&manifest);
-    let path = format!("/v2/{repository}/manifests/{tag}");
-    let (status, _) = send(registry, "PUT", &path, MANIFEST, manifest);
-    assert_eq!(status, StatusCode::CREATED, "{path}");
+    registry.put_manifest(repository, tag, MANIFEST, manifest).unwrap();
     Image { digest, layers }
 }
 
 /// Pushes a manifest or an index as it is.
 pub(crate) fn document(registry: &Registry, repository: &str, reference: &str, kind: &str, body: &str) {
-    let path = format!("/v2/{repository}/manifests/{reference}");
-    let (status, _) = send(registry, "PUT", &path, kind, Bytes::copy_from_slice(body.as_bytes()));
-    assert_eq!(status, StatusCode::CREATED, "{path}");
+    registry.put_manifest(repository, reference, kind, Bytes::copy_from_slice(body.as_bytes())).unwrap();
 }
 
 /// Pushes a blob.
 pub(crate) fn upload(registry: &Registry, repository: &str, blob: &Blob) {
-    let (status, headers) = send(registry, "POST", &format!("/v2/{repository}/blobs/uploads/"), "", Bytes::new());
-    assert_eq!(status, StatusCode::ACCEPTED);
-    let location = headers["location"].to_str().unwrap();
-    let path = location.split_once("/v2/").unwrap().1;
-    let path = format!("/v2/{path}{}digest={}", if path.contains('?') { '&' } else { '?' }, blob.digest);
-    let (status, _) = send(registry, "PUT", &path, "application/octet-stream", blob.bytes.clone());
-    assert_eq!(status, StatusCode::CREATED, "{path}");
-}
-
-fn send(registry: &Registry, method: &str, path: &str, kind: &str, body: Bytes) -> (StatusCode, HeaderMap) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let stream = TcpStream::connect(registry.at()).await.unwrap();
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection);
-        let request = Request::builder().method(method).uri(path).header("host", registry.at().to_string());
-        let request = request.header("content-type", kind).body(Full::new(body)).unwrap();
-        let (head, body) = sender.send_request(request).await.unwrap().into_parts();
-        body.collect().await.unwrap();
-        (head.status, head.headers)
-    })
+    registry.put_blob(repository, &blob.digest, blob.bytes.clone()).unwrap();
 }

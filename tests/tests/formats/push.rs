@@ -2,11 +2,7 @@
 
 use bytes::Bytes;
 use e2e::Registry;
-use http::{HeaderMap, Request, StatusCode};
-use http_body_util::{BodyExt, Full};
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
 
 pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(crate) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -65,9 +61,8 @@ pub(crate) fn manifest(registry: &Registry, repository: &str, tag: &str, media_t
     let bytes = Bytes::from(document.to_string());
     let digest = e2e::digest(&bytes);
     let reference = if tag.is_empty() { &digest } else { tag };
-    let (status, _, body) =
-        send(registry, "PUT", &format!("/v2/{repository}/manifests/{reference}"), media_type, bytes);
-    assert_eq!(status, StatusCode::CREATED, "{document:#}: {body}");
+    let pushed = registry.put_manifest(repository, reference, media_type, bytes);
+    pushed.unwrap_or_else(|error| panic!("{document:#}: {error:#}"));
     digest
 }
 
@@ -80,25 +75,5 @@ pub(crate) fn blob(registry: &Registry, repository: &str, bytes: Bytes) -> Strin
 
 /// Pushes a blob in one piece under a digest of any algorithm.
 pub(crate) fn blob_as(registry: &Registry, repository: &str, digest: &str, bytes: Bytes) {
-    let (status, headers, body) = send(registry, "POST", &format!("/v2/{repository}/blobs/uploads/"), "", Bytes::new());
-    assert_eq!(status, StatusCode::ACCEPTED, "{body}");
-    let location = headers["location"].to_str().unwrap();
-    let path = location.split_once("/v2/").unwrap().1;
-    let path = format!("/v2/{path}{}digest={digest}", if path.contains('?') { '&' } else { '?' });
-    let (status, _, body) = send(registry, "PUT", &path, "application/octet-stream", bytes);
-    assert_eq!(status, StatusCode::CREATED, "{path}: {body}");
-}
-
-fn send(registry: &Registry, method: &str, path: &str, kind: &str, body: Bytes) -> (StatusCode, HeaderMap, String) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let stream = TcpStream::connect(registry.at()).await.unwrap();
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection);
-        let request = Request::builder().method(method).uri(path).header("host", registry.at().to_string());
-        let request = request.header("content-type", kind).body(Full::new(body)).unwrap();
-        let (head, body) = sender.send_request(request).await.unwrap().into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        (head.status, head.headers, String::from_utf8_lossy(&body).into_owned())
-    })
+    registry.put_blob(repository, digest, bytes).unwrap();
 }

@@ -6,7 +6,8 @@ use e2e::web::{self, Download, Pace};
 use e2e::{Fault, Node, Postgres, Proxy, Registry, RegistryOptions, Relay, Rule, Seaweed, wait};
 
 use crate::backing::Backing;
-use crate::{noise, push};
+use crate::layer::tar;
+use crate::push::{self, Blob, TAR};
 
 /// 2 GB in images of 100 MB, each as large again in the estargz view.
 const IMAGES: u64 = 20;
@@ -42,14 +43,14 @@ fn a_store_keeps_to_its_cap_and_forgets_nothing() {
     let options = LIMITS.iter().fold(backing.options(&relay, "0"), |options, (name, value)| options.env(name, value));
     let proxy = Proxy::start(&Node::Machine, options).unwrap();
 
-    noise::push(&registry, "team/pinned", "v1", 0, SIZE);
+    store(&registry, "team/pinned", 100, SIZE);
     let pinned = pull(&proxy, "team/pinned");
     let said = backing.run(&LIMITS, &["pin", "add", "team/pinned:v1"]);
     assert!(said.contains("pinned docker.io/team/pinned:v1"), "{said}");
     let mut first = None;
     for image in 1..IMAGES {
         let name = format!("team/{image}");
-        noise::push(&registry, &name, "v1", image, SIZE);
+        store(&registry, &name, 100 + image, SIZE);
         let pulled = pull(&proxy, &name);
         first.get_or_insert(pulled);
         let kept: u64 = backing.listing().iter().map(|(_, size)| size).sum();
@@ -85,7 +86,7 @@ fn a_twin_that_is_held_by_itself_comes_back() {
     let relay = Relay::start(registry.at()).unwrap();
     let options = LIMITS.iter().fold(backing.options(&relay, "0"), |options, (name, value)| options.env(name, value));
     let proxy = Proxy::start(&Node::Machine, options).unwrap();
-    noise::push(&registry, "team/source", "v1", 7, 1_000_000);
+    store(&registry, "team/source", 7, 1_000_000);
     let twin = pull(&proxy, "team/source").parts.remove(0);
     let path = |name: &str| format!("/v2/{name}/blobs/{twin}");
     let bytes = proxy.request("GET", &path("team/source"), &[]).unwrap().body;
@@ -146,6 +147,11 @@ fn collect_by_command(backing: &Backing) {
     let went = collect(&[]);
     assert_eq!(large(&would), large(&went));
     assert!(!large(&went).is_empty(), "{went:#}");
+}
+
+/// Pushes an image of one layer with a file that nothing makes smaller.
+fn store(registry: &Registry, name: &str, seed: u64, size: usize) {
+    push::image(registry, name, "v1", vec![Blob::new(TAR, tar(seed, 1, size))]);
 }
 
 /// Pulls an image as a lazy client does, by its tag, and returns what it got.

@@ -8,7 +8,6 @@ mod backing;
 mod conversions;
 mod gc;
 mod load;
-mod noise;
 mod outages;
 mod owners;
 mod profiles;
@@ -17,6 +16,8 @@ mod rebuild;
 mod remains;
 mod schema;
 mod secure_bucket;
+mod views;
+mod workers;
 
 #[path = "../proxy/clients.rs"]
 mod clients;
@@ -29,8 +30,12 @@ mod trees;
 
 #[path = "../faults/crowd.rs"]
 mod crowd;
+#[path = "../faults/joins.rs"]
+mod joins;
 #[path = "../faults/layer.rs"]
 mod layer;
+#[path = "../faults/lazy.rs"]
+mod lazy;
 #[path = "../faults/push.rs"]
 #[expect(dead_code, reason = "the faults use more of it")]
 mod push;

@@ -77,6 +77,8 @@ fn an_owner_whose_upload_is_taken_away_puts_it_again() {
     let log = world.stage.proxy.log();
     assert!(log.contains("NoSuchUpload"), "the upload was over too soon\n{log}");
     assert!(world.upstream() <= world.layer().size() + IN_FLIGHT, "{:#?}", world.requests());
+    let memory = world.stage.proxy.replica(0).peak_memory().unwrap();
+    assert!(memory < world.layer().size(), "{memory} bytes of memory for an upload");
     check_whole(&mut world);
     check_objects(&world);
 }

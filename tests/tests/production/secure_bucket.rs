@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use e2e::web::{self, Pace};
 use e2e::{
-    Authority, Node, Postgres, Proxy, ProxyOptions, Registry, RegistryOptions, Relay, Seaweed, is_root, skip, wait,
+    Authority, Node, Postgres, Proxy, ProxyOptions, Registry, RegistryOptions, Relay, Scratch, Seaweed, is_root, skip,
+    wait,
 };
 
 use crate::backing::{Backing, estargz};
@@ -50,7 +51,16 @@ fn a_bucket_is_used_over_tls_by_its_host_name() {
     let stored = || Ok((proxy.metric("firstlight_fills_running")? == 0.0).then_some(()));
     wait::until("the last fill", LIMIT, stored).unwrap();
     assert!(proxy.proc().stop().unwrap(), "{}", proxy.log());
-    let again = trusting();
+    // And with the credentials in a profile's file.
+    let profile = format!(
+        "[profiled]\naws_access_key_id = {}\naws_secret_access_key = {}\n",
+        Seaweed::ACCESS_KEY,
+        Seaweed::SECRET_KEY
+    );
+    let scratch = Scratch::new().unwrap();
+    let file = scratch.write("credentials", &profile).unwrap().display().to_string();
+    let again = trusting().without("AWS_ACCESS_KEY_ID").without("AWS_SECRET_ACCESS_KEY");
+    let again = again.env("AWS_SHARED_CREDENTIALS_FILE", &file).env("AWS_PROFILE", "profiled");
     relay.stop();
     let proxy = Proxy::start(&node, again).unwrap();
     assert_eq!(read(&proxy, &converted), layers);

@@ -69,13 +69,33 @@ impl Catalog {
         let mut session = self.reading("look up twins").await?;
         let mut rows = Vec::with_capacity(sources.len());
         for chunk in sources.chunks(SOURCES_PER_QUERY) {
-            let select = query(SELECT).bind(profile).push(" AND t.source IN ").push_list(chunk.iter().map(Value::from));
+            let select = query(SELECT).bind(profile).push(" WHERE t.profile = $1 AND t.source IN ");
+            let select = select.push_list(chunk.iter().map(Value::from));
             let found: Vec<Columns> = session.all(select).await?;
             for columns in found {
                 rows.push(columns.decode()?);
             }
         }
         Ok(rows)
+    }
+
+    /// Returns a row of a twin whose bytes are in the store: one that `layer` is the source of, or else the twin of, under
+    /// whatever profile. Of several it is always the same one.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn ready_twin(&self, layer: &Digest) -> Result<Option<TwinRow>, CatalogError> {
+        let mut session = self.reading("look up a twin").await?;
+        for of_layer in [
+            " WHERE t.source = $1 AND t.state = 'ready' ORDER BY t.profile LIMIT 1",
+            " WHERE t.twin = $1 AND t.state = 'ready' ORDER BY t.source, t.profile LIMIT 1",
+        ] {
+            let found: Option<Columns> = session.optional(query(SELECT).bind(layer).push(of_layer)).await?;
+            if let Some(columns) = found {
+                return columns.decode().map(Some);
+            }
+        }
+        Ok(None)
     }
 
     /// Records that the conversion of `source` under `profile` begins, with `repository` to fill the source from,
@@ -189,7 +209,7 @@ impl Catalog {
 }
 
 async fn find(session: &mut Session, source: &Digest, profile: &str) -> Result<Option<TwinRow>, CatalogError> {
-    let select = query(SELECT).bind(profile).push(" AND t.source = $2").bind(source);
+    let select = query(SELECT).bind(profile).push(" WHERE t.profile = $1 AND t.source = $2").bind(source);
     let found: Option<Columns> = session.optional(select).await?;
     found.map(Columns::decode).transpose()
 }
@@ -200,7 +220,7 @@ pub(crate) async fn outcome(
     source: &Digest,
     profile: &str,
 ) -> Result<Option<TwinOutcome>, CatalogError> {
-    let select = query(SELECT).bind(profile).push(" AND t.source = $2").bind(source);
+    let select = query(SELECT).bind(profile).push(" WHERE t.profile = $1 AND t.source = $2").bind(source);
     let found: Option<Columns> = session.optional(select).await?;
     found.map(Columns::outcome).transpose().map(Option::flatten)
 }

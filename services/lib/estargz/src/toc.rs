@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::entry::{EntryType, TocEntry};
 
 mod keys;
+mod read;
 
 /// A parsed TOC.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -72,6 +73,27 @@ impl Toc {
             return Err(TocError::Version(toc.version));
         }
         Ok(toc)
+    }
+
+    /// Reads a TOC's JSON entry by entry, so that a long one takes no memory. What `each` refuses ends it.
+    ///
+    /// # Errors
+    /// See [`TocError`], and those of `each`.
+    pub fn read<E: From<TocError>>(json: &[u8], mut each: impl FnMut(TocEntry) -> Result<(), E>) -> Result<(), E> {
+        let mut refused = None;
+        let version = read::document(json, &mut |entry| match each(entry) {
+            Ok(()) => true,
+            Err(error) => {
+                refused = Some(error);
+                false
+            }
+        });
+        match (refused, version) {
+            (Some(error), _) => Err(error),
+            (None, Err(error)) => Err(TocError::Json(error).into()),
+            (None, Ok(1)) => Ok(()),
+            (None, Ok(version)) => Err(TocError::Version(version).into()),
+        }
     }
 
     /// Tells whether every key in the JSON of a TOC is known, spelt exactly so and there once. Readers written in Go
@@ -210,5 +232,46 @@ fn once(last: &mut HashMap<i64, String>, id: i64, name: &mut String) {
         name.clear();
     } else {
         last.insert(id, name.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_entry_by_entry_is_what_is_parsed() {
+        let read = |json: &str| {
+            let mut entries = Vec::new();
+            Toc::read(json.as_bytes(), |entry| {
+                entries.push(entry);
+                Ok::<_, TocError>(())
+            })?;
+            Ok::<_, TocError>(entries)
+        };
+        let entries = r#"[{"name":"a/","type":"dir"},{"name":"a/b","type":"reg","size":3}]"#;
+        for json in [
+            format!(r#"{{"version":1,"entries":{entries}}}"#),
+            format!(r#"{{"entries":{entries},"more":[1],"version":1}}"#),
+        ] {
+            assert_eq!(read(&json).unwrap(), Toc::parse(json.as_bytes()).unwrap().entries);
+        }
+        for json in [
+            format!(r#"{{"version":1,"entries":{entries}}} x"#),
+            format!(r#"{{"version":2,"entries":{entries}}}"#),
+            format!(r#"{{"version":1,"entries":{entries},"entries":[]}}"#),
+            r#"{"version":1}"#.to_owned(),
+            r#"{"entries":[]}"#.to_owned(),
+            r#"{"version":1,"entries":[{"name":"a"}]}"#.to_owned(),
+        ] {
+            assert!(Toc::parse(json.as_bytes()).is_err() && read(&json).is_err(), "{json}");
+        }
+        let mut seen = 0;
+        let refused = Toc::read(format!(r#"{{"version":1,"entries":{entries}}}"#).as_bytes(), |_| {
+            seen += 1;
+            Err(TocError::Version(7))
+        });
+        assert!(matches!(refused, Err(TocError::Version(7))));
+        assert_eq!(seen, 1);
     }
 }

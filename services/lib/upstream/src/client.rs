@@ -1,6 +1,7 @@
 //! [`Client`]: what the rest of the proxy asks of an upstream.
 
 mod blob;
+mod lazy;
 mod listing;
 mod manifest;
 mod push;
@@ -22,6 +23,7 @@ use crate::transport::{Call, Landed, Net};
 use crate::{Quota, RetryPolicy, Settings, SettingsError, UpstreamError, retry};
 
 pub use blob::BlobAnswer;
+pub use lazy::TocBody;
 pub use listing::{Referrers, TagsPage};
 pub use manifest::{ManifestAnswer, ManifestHead};
 pub use push::PushError;
@@ -36,6 +38,8 @@ const IDLE_LIFE: Duration = Duration::from_secs(60);
 pub struct Client {
     inner: Arc<Inner>,
     retry: RetryPolicy,
+    /// The registry that is meant, where this one stands for others.
+    namespace: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -72,6 +76,7 @@ impl Client {
         let places = settings.max_connections.clamp(1, Semaphore::MAX_PERMITS);
         Ok(Self {
             retry: settings.retry,
+            namespace: None,
             inner: Arc::new(Inner {
                 base,
                 net,
@@ -94,7 +99,13 @@ impl Client {
     /// offer sooner, such as a stale tag.
     #[must_use]
     pub fn with_retry(&self, retry: RetryPolicy) -> Self {
-        Self { inner: Arc::clone(&self.inner), retry }
+        Self { retry, ..self.clone() }
+    }
+
+    /// Returns the same client asking for the repositories of the registry `host`: this one stands for it (`?ns=`).
+    #[must_use]
+    pub fn for_namespace(&self, host: &str) -> Self {
+        Self { namespace: Some(host.into()), ..self.clone() }
     }
 
     /// Returns the pull limit that the upstream last told us of.
@@ -107,6 +118,9 @@ impl Client {
         let mut url = self.inner.base.clone();
         let path = format!("{}/v2/{}/{tail}", url.path().trim_end_matches('/'), name.as_str());
         url.set_path(&path);
+        if let Some(host) = &self.namespace {
+            url.query_pairs_mut().append_pair("ns", host);
+        }
         url
     }
 

@@ -22,7 +22,7 @@ mod transport;
 mod tests;
 
 pub use body::BlobBody;
-pub use client::{BlobAnswer, Client, ManifestAnswer, ManifestHead, PushError, Referrers, TagsPage};
+pub use client::{BlobAnswer, Client, ManifestAnswer, ManifestHead, PushError, Referrers, TagsPage, TocBody};
 pub use error::UpstreamError;
 pub use quota::Quota;
 pub use secret::{Credentials, Secret};

@@ -79,7 +79,10 @@ impl Net {
             if let Some(grant) = grant {
                 request = request.header(AUTHORIZATION, grant.header.clone());
             }
-            let response = self.exchange(request.header(ACCEPT_ENCODING, "identity")).await?;
+            if !call.headers.contains_key(ACCEPT_ENCODING) {
+                request = request.header(ACCEPT_ENCODING, "identity");
+            }
+            let response = self.exchange(request).await?;
             let Some(location) = location(&response)? else {
                 let elsewhere = Origin::of(&url).as_ref() != Some(self.boundary.registry());
                 return Ok(Landed { response, elsewhere: elsewhere.then_some(url) });

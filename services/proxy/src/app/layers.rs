@@ -12,7 +12,7 @@ use crate::remotes::Target;
 
 /// The manifests read to learn what one blob is.
 const NAMING: u32 = 4;
-/// How long a read of a blob waits until it is known what it is, and its conversion is noted.
+/// How long a read of a blob waits until it is known what it is, and its conversion is begun.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 impl App {
@@ -32,11 +32,11 @@ impl App {
             return;
         }
         // One task a blob, however many read it.
-        let Some(noting) = Noting::begin(self, digest) else { return };
+        let Some(beginning) = Beginning::begin(self, digest) else { return };
         let target = target.clone();
-        let noted = tokio::spawn(async move { noting.note(&target).await });
+        let begun = tokio::spawn(async move { beginning.run(&target).await });
         // Whoever has read it may count on its conversion, but does not wait for a catalog that is away.
-        let _late = tokio::time::timeout(PATIENCE, noted).await;
+        let _late = tokio::time::timeout(PATIENCE, begun).await;
     }
 
     /// Has the manifests say what `digest` is that name it.
@@ -53,19 +53,19 @@ impl App {
     }
 }
 
-/// A blob that was read and whose conversion is being started; no other task does so as long as this lives.
-struct Noting {
+/// A blob that was read and whose conversion is being begun; no other task does so as long as this lives.
+struct Beginning {
     app: Arc<App>,
     digest: Digest,
 }
 
-impl Noting {
+impl Beginning {
     fn begin(app: &Arc<App>, digest: &Digest) -> Option<Self> {
-        let is_first = app.noting.lock().unwrap_or_else(PoisonError::into_inner).insert(digest.clone());
+        let is_first = app.beginning.lock().unwrap_or_else(PoisonError::into_inner).insert(digest.clone());
         is_first.then(|| Self { app: Arc::clone(app), digest: digest.clone() })
     }
 
-    async fn note(self, target: &Target) {
+    async fn run(self, target: &Target) {
         let (app, digest) = (&self.app, &self.digest);
         if app.conversions.is_unknown(digest).await
             && let Err(error) = app.learn(digest).await
@@ -77,8 +77,8 @@ impl Noting {
     }
 }
 
-impl Drop for Noting {
+impl Drop for Beginning {
     fn drop(&mut self) {
-        self.app.noting.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.digest);
+        self.app.beginning.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.digest);
     }
 }

@@ -83,7 +83,7 @@ async fn hot_queries_scan_no_table() {
     let folder = tempfile::tempdir().unwrap();
     open(&folder).await;
     let mut raw = raw(&folder).await;
-    let twins = format!("{} AND t.source IN ($2, $3)", crate::twin::SELECT);
+    let twins = format!("{} WHERE t.profile = $1 AND t.source IN ($2, $3)", crate::twin::SELECT);
     for sql in [crate::link::FIND, &twins] {
         let plan: Vec<(i64, i64, i64, String)> =
             sqlx::query_as(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"))).fetch_all(&mut raw).await.unwrap();

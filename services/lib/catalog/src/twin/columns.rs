@@ -27,13 +27,12 @@ pub(super) struct Columns {
     toc_key: Option<String>,
 }
 
-/// Selects [`Columns`] of the rows of a profile (`$1`); more conditions may follow.
+/// Selects [`Columns`]; conditions may follow.
 pub(crate) const SELECT: &str = "\
 SELECT t.source, t.profile, t.state, t.attempts, t.twin, t.twin_size, t.diff_id, t.plain_size, t.toc, t.toc_size,
     t.source_diff_id, t.source_plain_size, t.tail, t.implied_dirs, t.reason, t.detail,
     b.store_key AS twin_key, c.store_key AS toc_key
-FROM twins t LEFT JOIN blobs b ON b.digest = t.twin LEFT JOIN blobs c ON c.digest = t.toc
-WHERE t.profile = $1";
+FROM twins t LEFT JOIN blobs b ON b.digest = t.twin LEFT JOIN blobs c ON c.digest = t.toc";
 
 impl Columns {
     /// Turns the columns into a row, through every type's parser.
