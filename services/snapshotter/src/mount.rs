@@ -15,15 +15,15 @@ pub struct Mount {
 
 /// The folders of a snapshot's own, if it is written to, and of what it stands on, the nearest first.
 #[derive(Debug)]
-pub(crate) struct Layers<'a> {
+pub(crate) struct Stack<'a> {
     /// `fs` and `work`.
     pub(crate) upper: Option<(&'a Path, &'a Path)>,
     pub(crate) lower: &'a [PathBuf],
 }
 
 /// Returns the mount of a snapshot. One folder alone is bound; overlayfs wants two.
-pub(crate) fn of(layers: &Layers<'_>, has_index: bool) -> Mount {
-    match (layers.upper, layers.lower) {
+pub(crate) fn of(stack: &Stack<'_>, has_index: bool) -> Mount {
+    match (stack.upper, stack.lower) {
         (Some((upper, _)), []) => bind(upper, "rw"),
         (None, [lower]) => bind(lower, "ro"),
         (upper, lower) => {
@@ -60,7 +60,7 @@ mod tests {
     fn mount(upper: bool, lower: &[&str], has_index: bool) -> (&'static str, String) {
         let lower: Vec<PathBuf> = lower.iter().map(PathBuf::from).collect();
         let upper = upper.then_some((Path::new("/r/9/fs"), Path::new("/r/9/work")));
-        let mount = of(&Layers { upper, lower: &lower }, has_index);
+        let mount = of(&Stack { upper, lower: &lower }, has_index);
         (mount.kind, format!("{} {}", mount.source, mount.options.join(",")))
     }
 

@@ -30,13 +30,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let Config { root, address } = config;
     fs::create_dir_all(&root).with_context(|| format!("cannot make the folder {}", root.display()))?;
     let _lock = lock(&root)?;
-    let opened = {
-        telemetry::blocking({
-            let root = root.clone();
-            move || Snapshots::open(&root)
-        })
-        .await
-    };
+    let folder = root.clone();
+    let opened = telemetry::blocking(move || Snapshots::open(&folder)).await;
     let snapshots = opened.with_context(|| format!("cannot open the snapshots in {}", root.display()))?;
     let service = Service::new(Arc::new(snapshots));
     let shutdown = Shutdown::new();

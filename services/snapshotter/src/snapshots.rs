@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
 use crate::folders::Folders;
-use crate::mount::{self, Layers, Mount};
+use crate::mount::{self, Mount, Stack};
 use crate::store::Chain;
 use crate::{Filter, Info, Kind, Labels, SnapshotError, Store, Usage, usage};
 
@@ -80,9 +80,9 @@ impl Snapshots {
         let (fs, work) = (self.folders.fs(id), self.folders.work(id));
         match chain.row.kind {
             // A view of nothing shows its own folder, which stays empty.
-            Kind::View if lower.is_empty() => mount::of(&Layers { upper: None, lower: &[fs] }, self.has_index),
-            Kind::View => mount::of(&Layers { upper: None, lower: &lower }, self.has_index),
-            _ => mount::of(&Layers { upper: Some((&fs, &work)), lower: &lower }, self.has_index),
+            Kind::View if lower.is_empty() => mount::of(&Stack { upper: None, lower: &[fs] }, self.has_index),
+            Kind::View => mount::of(&Stack { upper: None, lower: &lower }, self.has_index),
+            _ => mount::of(&Stack { upper: Some((&fs, &work)), lower: &lower }, self.has_index),
         }
     }
 
