@@ -93,6 +93,14 @@ impl Containerd {
         run(self.ctr().args(pull).arg(reference))
     }
 
+    /// Pulls an image for linux/amd64 lazily, with a snapshotter that can.
+    ///
+    /// # Errors
+    /// The pull failed; the error carries the client's output.
+    pub fn pull_lazily(&self, snapshotter: &str, reference: &str) -> Result<String> {
+        run(self.ctr_remote().args(["images", "rpull", "--plain-http", "--snapshotter", snapshotter, reference]))
+    }
+
     /// Runs a command in a container of an image that a snapshotter has unpacked, and returns its output.
     ///
     /// # Errors

@@ -152,7 +152,8 @@ impl Namespace {
         let layer = scratch.folder("layer")?;
         let ready = scratch.join("ready");
         let mut command = Command::new("unshare");
-        command.args(["--mount", "--propagation", "private"]);
+        // What is mounted in it stays in it; what the machine mounts on a shared folder is seen in it, too.
+        command.args(["--mount", "--propagation", "slave"]);
         if let View::Network(_) = view {
             command.arg("--net");
         }

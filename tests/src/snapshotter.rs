@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use rustix::mount::MountPropagationFlags;
 
 use crate::proxy::built;
 use crate::{Proc, Scratch};
@@ -19,12 +20,26 @@ impl Snapshotter {
     /// The name under which containerd knows it.
     pub const NAME: &str = "firstlight";
 
-    /// Starts one.
+    /// Starts one that asks nobody for twins.
     ///
     /// # Errors
     /// It is not built, or not ready after a minute; the error carries its log.
     pub fn start() -> Result<Self> {
+        Self::start_with("")
+    }
+
+    /// Starts one with more lines in its configuration.
+    ///
+    /// # Errors
+    /// As for [`Snapshotter::start`].
+    pub fn start_with(config: &str) -> Result<Self> {
         let scratch = Scratch::new()?;
+        // What it mounts is seen by a containerd in a namespace of its own, even where this machine shares nothing.
+        let root = scratch.folder("root")?;
+        rustix::mount::mount_bind(&root, &root).context("a mount of its own for the root")?;
+        rustix::mount::mount_change(&root, MountPropagationFlags::SHARED).context("a shared root")?;
+        let config = format!("root = '{}'\nsocket = '{}'\n{config}", root.display(), scratch.join("s.sock").display());
+        scratch.write("config.toml", &config)?;
         let proc = launch(&scratch)?;
         Ok(Self { proc, scratch })
     }
@@ -50,6 +65,16 @@ impl Snapshotter {
         self.scratch.join("root/snapshots")
     }
 
+    /// Returns the folder that holds the folders of all layers.
+    pub fn layers(&self) -> PathBuf {
+        self.scratch.join("root/layers")
+    }
+
+    /// Returns what it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.scratch.join("snapshotter.log")).unwrap_or_default()
+    }
+
     /// Returns its process.
     pub fn proc(&mut self) -> &mut Proc {
         &mut self.proc
@@ -57,11 +82,8 @@ impl Snapshotter {
 }
 
 fn launch(scratch: &Scratch) -> Result<Proc> {
-    let config =
-        format!("root = '{}'\naddress = '{}'\n", scratch.join("root").display(), scratch.join("s.sock").display());
-    let config = scratch.write("config.toml", &config)?;
     let mut command = Command::new(built("firstlight-snapshotter")?);
-    command.arg("--config").arg(config).arg("serve");
+    command.arg("--config").arg(scratch.join("config.toml")).arg("run");
     let mut proc = Proc::start(&command, &scratch.join("snapshotter.log"))?;
     let address = scratch.join("s.sock");
     proc.ready(|| std::os::unix::net::UnixStream::connect(&address).is_ok())?;

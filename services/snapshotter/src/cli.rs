@@ -16,7 +16,7 @@ pub struct Cli {
     pub root: Option<PathBuf>,
     /// The Unix socket for containerd, instead of the configured one
     #[arg(long, global = true)]
-    pub address: Option<PathBuf>,
+    pub socket: Option<PathBuf>,
     /// How log lines look
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
@@ -32,7 +32,7 @@ pub struct Cli {
 #[derive(Debug, Clone, Copy, Subcommand)]
 pub enum Command {
     /// Serve containerd until a signal asks to stop
-    Serve,
+    Run,
 }
 
 /// How log lines look.

@@ -1,10 +1,11 @@
-//! [`Config`]: where the snapshotter keeps its things, and where containerd finds it.
+//! [`Config`]: where the snapshotter keeps its things, where containerd finds it, and whom it asks for twins.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::Context;
-use serde::Deserialize;
+use anyhow::{Context, bail};
+use serde::{Deserialize, Deserializer};
 
 /// The configuration of a snapshotter.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -13,14 +14,81 @@ pub struct Config {
     /// The folder of snapshots and their database.
     pub root: PathBuf,
     /// The Unix socket for containerd.
-    pub address: PathBuf,
+    pub socket: PathBuf,
+    /// How images are mounted.
+    pub mode: Mode,
+    /// What mounts them.
+    pub front_end: FrontEnd,
+    /// How long the first layer of an image waits for the proxy to convert it.
+    #[serde(deserialize_with = "duration")]
+    pub convert_wait: Duration,
+    /// The proxies that are asked for twins, the first that stands for a registry for all images of it.
+    pub proxy: Vec<ProxyConfig>,
 }
+
+/// How images are mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Before their bytes are here.
+    Lazy,
+}
+
+/// What mounts lazy images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FrontEnd {
+    /// The best one that this machine has.
+    Auto,
+    /// This program, by FUSE.
+    Fuse,
+}
+
+/// A Firstlight proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProxyConfig {
+    /// Its URL.
+    pub url: String,
+    /// The registries that it stands for, `*` for all.
+    #[serde(default = "all")]
+    pub upstreams: Vec<String>,
+    /// A PEM file of certificates to trust beside the platform's.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// Allows plain HTTP to another machine: whoever is on the way may change what is mounted, until it is proven.
+    #[serde(default)]
+    pub insecure: bool,
+    /// The user, where the proxy asks for one.
+    #[serde(default)]
+    pub username: Option<String>,
+    /// The file that holds the user's password.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+}
+
+fn all() -> Vec<String> {
+    vec!["*".to_owned()]
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    humantime::parse_duration(&text)
+        .map_err(|error| serde::de::Error::custom(format!("{text:?}: {error}: use 500ms, 10s")))
+}
+
+/// The longest that a proxy lets anybody wait.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 impl Default for Config {
     fn default() -> Self {
         Self {
             root: PathBuf::from("/var/lib/firstlight-snapshotter"),
-            address: PathBuf::from("/run/firstlight-snapshotter/snapshotter.sock"),
+            socket: PathBuf::from("/run/firstlight-snapshotter/snapshotter.sock"),
+            mode: Mode::Lazy,
+            front_end: FrontEnd::Auto,
+            convert_wait: Duration::from_secs(10),
+            proxy: Vec::new(),
         }
     }
 }
@@ -33,7 +101,22 @@ impl Config {
     pub fn load(path: Option<&Path>) -> anyhow::Result<Self> {
         let Some(path) = path else { return Ok(Self::default()) };
         let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        toml::from_str(&text).with_context(|| format!("{} is no configuration of a snapshotter", path.display()))
+        let config: Self = toml::from_str(&text)
+            .with_context(|| format!("{} is no configuration of a snapshotter", path.display()))?;
+        config.check().with_context(|| format!("{} cannot be used", path.display()))?;
+        Ok(config)
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        if self.convert_wait > LONGEST_WAIT {
+            bail!("convert_wait is longer than {}", humantime::format_duration(LONGEST_WAIT));
+        }
+        for proxy in &self.proxy {
+            if proxy.username.is_some() != proxy.password_file.is_some() {
+                bail!("proxy {:?}: username and password_file are set together or not at all", proxy.url);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -41,18 +124,31 @@ impl Config {
 mod tests {
     use super::*;
 
+    fn load(text: &str) -> anyhow::Result<Config> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("config.toml");
+        fs::write(&path, text)?;
+        Config::load(Some(&path))
+    }
+
     #[test]
-    fn unknown_keys_are_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let load = |text: &str| {
-            let path = folder.path().join("config.toml");
-            fs::write(&path, text).unwrap();
-            Config::load(Some(&path))
-        };
-        let given = load("root = \"/r\"").unwrap();
-        assert_eq!(given, Config { root: "/r".into(), ..Config::default() });
-        let refused = format!("{:#}", load("rooot = \"/r\"").unwrap_err());
-        assert!(refused.contains("config.toml") && refused.contains("rooot"), "{refused}");
+    fn what_is_not_known_or_not_built_is_refused() {
+        let given = load("root = \"/r\"\nconvert_wait = \"3s\"\n[[proxy]]\nurl = \"https://proxy\"").unwrap();
+        assert_eq!((given.root, given.convert_wait), (PathBuf::from("/r"), Duration::from_secs(3)));
+        assert_eq!(given.proxy[0].upstreams, ["*"]);
         assert_eq!(Config::load(None).unwrap(), Config::default());
+        for (text, named) in [
+            ("rooot = \"/r\"", "rooot"),
+            ("mode = \"full\"", "full"),
+            ("front_end = \"erofs\"", "erofs"),
+            ("convert_wait = \"31s\"", "convert_wait"),
+            ("convert_wait = \"soon\"", "soon"),
+            ("require_proof = true", "require_proof"),
+            ("[[proxy]]\nurl = \"https://proxy\"\nusername = \"u\"", "password_file"),
+            ("[[proxy]]\nurl = \"https://proxy\"\npassword = \"p\"", "password"),
+        ] {
+            let refused = format!("{:#}", load(text).unwrap_err());
+            assert!(refused.contains("config.toml") && refused.contains(named), "{refused}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::layers::LayerError;
 use crate::{FilterError, Kind, StoreError};
 
 /// Why a call is refused, or failed.
@@ -61,6 +62,14 @@ pub enum SnapshotError {
     /// The database of snapshots failed.
     #[error("the snapshot database failed")]
     Store(#[from] StoreError),
+    /// A lazy snapshot's layer cannot be used.
+    #[error("the layer of snapshot {name:?} cannot be used")]
+    Layer {
+        /// The snapshot.
+        name: String,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The file system refused.
     #[error("cannot {action} {}", path.display())]
     Io {
@@ -89,6 +98,10 @@ pub enum Class {
 }
 
 impl SnapshotError {
+    pub(crate) fn layer(name: &str, source: LayerError) -> Self {
+        Self::Layer { name: name.to_owned(), source: source.into() }
+    }
+
     pub(crate) fn io(action: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {
         Self::Io { action, path: path.to_owned(), source: source.into() }
     }
@@ -100,7 +113,7 @@ impl SnapshotError {
             Self::Exists { .. } => Class::Exists,
             Self::NoName | Self::Parent { .. } | Self::Fixed { .. } | Self::Filter(_) => Class::Invalid,
             Self::Kind { .. } | Self::HasChild { .. } => Class::Precondition,
-            Self::Store(_) | Self::Io { .. } => Class::Internal,
+            Self::Store(_) | Self::Layer { .. } | Self::Io { .. } => Class::Internal,
         }
     }
 }

@@ -12,16 +12,26 @@ use crate::SnapshotError;
 #[derive(Debug)]
 pub(crate) struct Folders {
     root: PathBuf,
+    lazy: PathBuf,
+}
+
+/// What the root of a new snapshot looks like.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Root {
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
 }
 
 impl Folders {
     /// Opens the folders below `root`, which is made if it is not there.
     pub(crate) fn open(root: &Path) -> Result<Self, SnapshotError> {
+        let lazy = root.join("lazy");
         let root = root.join("snapshots");
         fs::create_dir_all(&root).map_err(|error| SnapshotError::io("make the folder", &root, error))?;
         let only_ours = fs::set_permissions(&root, Permissions::from_mode(0o700));
         only_ours.map_err(|error| SnapshotError::io("set the mode of", &root, error))?;
-        Ok(Self { root })
+        Ok(Self { root, lazy })
     }
 
     fn of(&self, id: u64) -> PathBuf {
@@ -33,24 +43,35 @@ impl Folders {
         self.of(id).join("fs")
     }
 
+    /// Returns where a lazy snapshot is mounted.
+    pub(crate) fn lazy(&self, id: u64) -> PathBuf {
+        self.lazy.join(id.to_string())
+    }
+
+    /// Returns what the root of a snapshot looks like that has a folder.
+    pub(crate) fn root_of(&self, id: u64) -> Result<Root, SnapshotError> {
+        let fs = self.fs(id);
+        let found = fs::metadata(&fs).map_err(|error| SnapshotError::io("look at", &fs, error))?;
+        Ok(Root { mode: found.mode() & 0o7777, uid: found.uid(), gid: found.gid() })
+    }
+
     /// Returns what overlayfs works in.
     pub(crate) fn work(&self, id: u64) -> PathBuf {
         self.of(id).join("work")
     }
 
-    /// Makes the folder of a new snapshot, in place of one that a call which broke off left. Its root looks like that of
-    /// `parent`, since overlayfs shows the uppermost one.
-    pub(crate) fn make(&self, id: u64, parent: Option<u64>) -> Result<(), SnapshotError> {
+    /// Makes the folder of a new snapshot, in place of one that a call which broke off left. Its root looks like `like`, that
+    /// of its parent, since overlayfs shows the uppermost one.
+    pub(crate) fn make(&self, id: u64, like: Option<Root>) -> Result<(), SnapshotError> {
         self.remove(id)?;
         let (fs, work) = (self.fs(id), self.work(id));
         for folder in [&fs, &work] {
             fs::create_dir_all(folder).map_err(|error| SnapshotError::io("make the folder", folder, error))?;
         }
-        let like_parent = || match parent {
-            Some(parent) => {
-                let parent = fs::metadata(self.fs(parent))?;
-                chown(&fs, Some(parent.uid()), Some(parent.gid()))?;
-                fs::set_permissions(&fs, Permissions::from_mode(parent.mode() & 0o7777))
+        let like_parent = || match like {
+            Some(Root { mode, uid, gid }) => {
+                chown(&fs, Some(uid), Some(gid))?;
+                fs::set_permissions(&fs, Permissions::from_mode(mode))
             }
             None => fs::set_permissions(&fs, Permissions::from_mode(0o755)),
         };

@@ -1,18 +1,28 @@
 //! The snapshotter of a node: containerd keeps the file systems of its images and containers here.
 //!
 //! [`Service`] speaks containerd's protocol, [`Snapshots`] is what it speaks of: rows in a [`Store`], folders, and the
-//! mounts that are made of them.
+//! mounts that are made of them. What has a twin is not unpacked: `Lazy` commits it at once, and a [`Layer`](layer::Layer) brings its
+//! bytes when they are read, through the file system that `LazyMount` is.
 
 mod error;
+mod files;
 mod filter;
 mod folders;
+mod fuse;
+mod layer;
+mod layers;
+mod lazy;
 mod mount;
+mod mounted;
+mod proxies;
 mod serve;
 mod service;
 mod snapshot;
 mod snapshots;
 mod store;
+mod tree;
 mod usage;
+mod wanted;
 
 pub mod cli;
 pub mod config;

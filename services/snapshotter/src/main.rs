@@ -27,9 +27,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     telemetry::init_logging(format, &cli.log)?;
     let mut config = Config::load(cli.config.as_deref())?;
     config.root = cli.root.unwrap_or(config.root);
-    config.address = cli.address.unwrap_or(config.address);
+    config.socket = cli.socket.unwrap_or(config.socket);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match cli.command {
-        Command::Serve => runtime.block_on(snapshotter::run(config)),
+        Command::Run => runtime.block_on(snapshotter::run(config)),
     }
 }

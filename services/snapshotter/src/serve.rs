@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,12 +13,23 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use telemetry::Shutdown;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 
 use crate::config::Config;
+use crate::files::LazyMount;
+use crate::fuse::{self, Session};
+use crate::layers::Layers;
+use crate::lazy::Lazy;
+use crate::proxies::Proxies;
 use crate::service::proto::containerd::services::snapshots::v1::snapshots_server::SnapshotsServer;
-use crate::{Service, Snapshots};
+use crate::{Service, SnapshotError, Snapshots};
 
+/// The threads that answer the kernel; those that wait for the network are not among them.
+const FUSE_THREADS: usize = 4;
+/// How often it is written down which bytes of layers are on the disk.
+const FLUSH_EVERY: Duration = Duration::from_secs(2);
 /// How long calls may go on after a stop was asked for.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -27,21 +38,81 @@ const GRACE: Duration = Duration::from_secs(10);
 /// # Errors
 /// Says what could not be opened, bound or served.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    let Config { root, address } = config;
+    let Config { root, socket: address, convert_wait, proxy, .. } = config;
     fs::create_dir_all(&root).with_context(|| format!("cannot make the folder {}", root.display()))?;
     let _lock = lock(&root)?;
-    let folder = root.clone();
-    let opened = telemetry::blocking(move || Snapshots::open(&folder)).await;
-    let snapshots = opened.with_context(|| format!("cannot open the snapshots in {}", root.display()))?;
-    let service = Service::new(Arc::new(snapshots));
+    let proxies = Arc::new(Proxies::new(&proxy)?);
+    let (folder, sources) = (root.clone(), Arc::clone(&proxies));
+    let opened = telemetry::blocking(move || {
+        let layers = Arc::new(Layers::open(&folder, sources)?);
+        Ok::<_, SnapshotError>((Arc::new(Snapshots::open(&folder, Arc::clone(&layers))?), layers))
+    });
+    let (snapshots, layers) =
+        opened.await.with_context(|| format!("cannot open the snapshots in {}", root.display()))?;
+    let mount = LazyMount::new(Arc::clone(&snapshots), Handle::current());
+    let mount = Mounting::start(&root.join("lazy"), mount)?;
+    let lazy = Lazy::new(Arc::clone(&snapshots), Arc::clone(&layers), proxies, convert_wait);
+    let service = Service::new(snapshots, Arc::new(lazy));
     let shutdown = Shutdown::new();
     shutdown.listen_for_signals().context("cannot listen for signals")?;
     let listener = bind(&address)?;
+    let flushing = tokio::spawn(flush(Arc::clone(&layers)));
     tracing::info!(root = %root.display(), address = %address.display(), "serving");
     accept(&listener, &service, &shutdown).await;
+    flushing.abort();
+    flush_all(layers).await;
+    telemetry::blocking(move || mount.end()).await;
     // The next one to start makes its own.
     let _gone = fs::remove_file(&address);
     Ok(())
+}
+
+/// The file system of lazy snapshots while it is mounted.
+struct Mounting {
+    at: PathBuf,
+    session: Session,
+}
+
+impl Mounting {
+    /// Mounts it, in place of one whose process died.
+    fn start(at: &Path, files: LazyMount) -> anyhow::Result<Self> {
+        fuse::unmount(at).with_context(|| format!("cannot unmount {}", at.display()))?;
+        fs::create_dir_all(at).with_context(|| format!("cannot make the folder {}", at.display()))?;
+        let device = fuse::mount(at).map_err(|(action, error)| {
+            anyhow::Error::new(error).context(format!("cannot {action} {}", at.display()))
+        })?;
+        let session = Session::start(device, &Arc::new(files), FUSE_THREADS).context("cannot start a thread")?;
+        Ok(Self { at: at.to_owned(), session })
+    }
+
+    /// Takes it away.
+    fn end(self) {
+        match fuse::unmount(&self.at) {
+            Ok(()) => self.session.join(),
+            Err(error) => tracing::error!(%error, at = %self.at.display(), "the lazy snapshots stay mounted"),
+        }
+    }
+}
+
+/// Writes down from time to time which bytes of layers are on the disk.
+async fn flush(layers: Arc<Layers>) {
+    let mut tick = tokio::time::interval(FLUSH_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        flush_all(Arc::clone(&layers)).await;
+    }
+}
+
+async fn flush_all(layers: Arc<Layers>) {
+    telemetry::blocking(move || {
+        for layer in layers.all() {
+            if let Err(error) = layer.flush() {
+                tracing::error!(%error, "what is on the disk of a layer cannot be written down");
+            }
+        }
+    })
+    .await;
 }
 
 /// Keeps other processes from the folder as long as the file is open.

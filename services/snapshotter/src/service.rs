@@ -7,6 +7,8 @@ use futures_util::{Stream, stream};
 use prost_types::Timestamp;
 use tonic::{Code, Request, Response, Status};
 
+use crate::lazy::{Lazy, NotLazy};
+use crate::wanted::TARGET;
 use crate::{Class, Filter, Info, Kind, Labels, LabelsUpdate, Moment, Mount, SnapshotError, Snapshots};
 
 /// What `api/proto` says, as Rust.
@@ -42,12 +44,26 @@ const PAGE: usize = 100;
 #[derive(Debug, Clone)]
 pub struct Service {
     snapshots: Arc<Snapshots>,
+    lazy: Arc<Lazy>,
 }
 
 impl Service {
-    /// Returns the service of `snapshots`.
-    pub fn new(snapshots: Arc<Snapshots>) -> Self {
-        Self { snapshots }
+    /// Returns the service of `snapshots`, which are prepared without their layers where `lazy` can.
+    pub(crate) fn new(snapshots: Arc<Snapshots>, lazy: Arc<Lazy>) -> Self {
+        Self { snapshots, lazy }
+    }
+
+    /// Prepares a layer of an image without its bytes, and tells the name of the committed snapshot that there is then.
+    async fn prepare_lazily(&self, parent: Option<&str>, labels: &Labels) -> Option<String> {
+        match self.lazy.prepare(parent, labels).await {
+            Ok(()) => labels.get(TARGET).cloned(),
+            Err(NotLazy::NotAsked) => None,
+            Err(error) => {
+                let (target, cause) = (labels.get(TARGET), &error as &dyn std::error::Error);
+                tracing::warn!(target, reason = error.reason(), error = cause, "a layer is pulled in the ordinary way");
+                None
+            }
+        }
     }
 
     /// Does `work` off the asynchronous threads.
@@ -92,6 +108,10 @@ impl messages::snapshots_server::Snapshots for Service {
     ) -> Result<Response<messages::PrepareSnapshotResponse>, Status> {
         let messages::PrepareSnapshotRequest { key, parent, labels, .. } = request.into_inner();
         let (parent, labels) = (named(parent), Labels::from_iter(labels));
+        if let Some(name) = self.prepare_lazily(parent.as_deref(), &labels).await {
+            // containerd's way to hear that nothing is left to do: it looks the snapshot up by its labels.
+            return Err(status("Prepare", &SnapshotError::Exists { name }));
+        }
         let mount = self.run("Prepare", move |all| all.prepare(&key, parent.as_deref(), labels)).await?;
         Ok(Response::new(messages::PrepareSnapshotResponse { mounts: vec![mount.into()] }))
     }

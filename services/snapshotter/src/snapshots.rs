@@ -1,11 +1,15 @@
 //! [`Snapshots`]: all of a node's snapshots, each a row and a folder.
 
+use std::collections::HashMap;
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
-use crate::folders::Folders;
+use crate::folders::{Folders, Root};
+use crate::layers::{Layers, Origin};
 use crate::mount::{self, Mount, Stack};
-use crate::store::Chain;
+use crate::mounted::{Below, Mounted};
+use crate::store::{Chain, Parent};
 use crate::{Filter, Info, Kind, Labels, SnapshotError, Store, Usage, usage};
 
 /// The snapshots below one folder. Every call is whole or changes nothing, wherever the process dies; every call may block.
@@ -13,6 +17,9 @@ use crate::{Filter, Info, Kind, Labels, SnapshotError, Store, Usage, usage};
 pub struct Snapshots {
     store: Store,
     folders: Folders,
+    layers: Arc<Layers>,
+    /// The lazy snapshots that were looked into, by id.
+    mounted: RwLock<HashMap<u64, Arc<Mounted>>>,
     has_index: bool,
 }
 
@@ -30,10 +37,10 @@ impl Snapshots {
     ///
     /// # Errors
     /// The folder or the database in it cannot be used.
-    pub fn open(root: &Path) -> Result<Self, SnapshotError> {
+    pub(crate) fn open(root: &Path, layers: Arc<Layers>) -> Result<Self, SnapshotError> {
         let folders = Folders::open(root)?;
         let store = Store::open(&root.join("metadata.redb"))?;
-        let snapshots = Self { store, folders, has_index: mount::has_index() };
+        let snapshots = Self { store, folders, layers, mounted: RwLock::default(), has_index: mount::has_index() };
         snapshots.cleanup()?;
         Ok(snapshots)
     }
@@ -58,7 +65,11 @@ impl Snapshots {
         if key.is_empty() {
             return Err(SnapshotError::NoName);
         }
-        let chain = self.store.create(key, kind, parent, labels, |id, parent| self.folders.make(id, parent))?;
+        let make = |id, parent: Option<Parent>| {
+            let like = parent.map(|parent| self.root_of(parent)).transpose()?;
+            self.folders.make(id, like)
+        };
+        let chain = self.store.create(key, kind, parent, labels, make)?;
         Ok(self.mount_of(&chain))
     }
 
@@ -76,7 +87,11 @@ impl Snapshots {
 
     fn mount_of(&self, chain: &Chain) -> Mount {
         let id = chain.row.id;
-        let lower: Vec<PathBuf> = chain.parents.iter().map(|&id| self.folders.fs(id)).collect();
+        let lower = |parent: &Parent| match parent.is_lazy {
+            true => self.folders.lazy(parent.id),
+            false => self.folders.fs(parent.id),
+        };
+        let lower: Vec<PathBuf> = chain.parents.iter().map(lower).collect();
         let (fs, work) = (self.folders.fs(id), self.folders.work(id));
         match chain.row.kind {
             // A view of nothing shows its own folder, which stays empty.
@@ -105,9 +120,14 @@ impl Snapshots {
     /// # Errors
     /// [`SnapshotError::NotFound`], [`SnapshotError::HasChild`]; or what failed.
     pub fn remove(&self, key: &str) -> Result<(), SnapshotError> {
-        let id = self.store.remove(key)?;
-        // It is gone; what is left of its folder is nobody's.
-        if let Err(error) = self.folders.remove(id) {
+        let row = self.store.remove(key)?;
+        self.mounted_mut().remove(&row.id);
+        // It is gone; what is left of its folder or its layer is nobody's.
+        let removed = match row.origin {
+            Some(_) => self.sweep_layers(),
+            None => self.folders.remove(row.id),
+        };
+        if let Err(error) = removed {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(snapshot = key, error, "the folder of a removed snapshot stays until the next cleanup");
         }
@@ -156,9 +176,13 @@ impl Snapshots {
     /// [`SnapshotError::NotFound`]; or what failed.
     pub fn usage(&self, key: &str) -> Result<Usage, SnapshotError> {
         let row = self.store.chain(key)?.row;
-        match row.usage {
-            Some(usage) => Ok(usage),
-            None => self.measure(row.id),
+        match (row.usage, &row.origin) {
+            (Some(usage), _) => Ok(usage),
+            (None, None) => self.measure(row.id),
+            (None, Some(origin)) => {
+                let layer = self.layers.get(origin).map_err(|source| SnapshotError::layer(key, source))?;
+                Ok(Usage { bytes: layer.resident(), inodes: layer.tree.inodes() })
+            }
         }
     }
 
@@ -172,6 +196,70 @@ impl Snapshots {
     /// # Errors
     /// What failed.
     pub fn cleanup(&self) -> Result<(), SnapshotError> {
-        self.store.with_ids(|known| self.folders.sweep(known))
+        self.store.with_all(|rows| self.folders.sweep(&rows.iter().map(|row| row.id).collect()))?;
+        self.sweep_layers()
+    }
+
+    /// Removes the layers that no snapshot has.
+    fn sweep_layers(&self) -> Result<(), SnapshotError> {
+        self.store.with_all(|rows| {
+            let twins = rows.iter().filter_map(|row| Some(row.origin.as_ref()?.twin.clone()));
+            self.layers.sweep(&twins.collect())
+        })
+    }
+
+    // --- lazy ones
+
+    /// Commits a snapshot whose bytes come from elsewhere.
+    ///
+    /// # Errors
+    /// As for [`Self::prepare`].
+    pub(crate) fn add_lazy(
+        &self,
+        name: &str,
+        parent: Option<&str>,
+        labels: Labels,
+        origin: Origin,
+    ) -> Result<(), SnapshotError> {
+        self.store.create_lazy(name, parent, labels, origin).map(drop)
+    }
+
+    fn mounted_mut(&self) -> RwLockWriteGuard<'_, HashMap<u64, Arc<Mounted>>> {
+        self.mounted.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns a lazy snapshot that was looked into before.
+    pub(crate) fn mounted_now(&self, id: u64) -> Option<Arc<Mounted>> {
+        self.mounted.read().unwrap_or_else(PoisonError::into_inner).get(&id).map(Arc::clone)
+    }
+
+    /// Returns a lazy snapshot as it is to be shown. May take its time.
+    ///
+    /// # Errors
+    /// [`SnapshotError::NotFound`]; or what failed.
+    pub(crate) fn mounted(&self, id: u64) -> Result<Arc<Mounted>, SnapshotError> {
+        if let Some(mounted) = self.mounted_now(id) {
+            return Ok(mounted);
+        }
+        let none = || SnapshotError::NotFound { name: id.to_string() };
+        let chain = self.store.chain_by_id(id)?.ok_or_else(none)?;
+        let origin = chain.row.origin.as_ref().ok_or_else(none)?;
+        let layer = self.layers.get(origin).map_err(|source| SnapshotError::layer(&id.to_string(), source))?;
+        let folders: Vec<PathBuf> = chain.parents.iter().map(|parent| self.folders.fs(parent.id)).collect();
+        let below = chain.parents.iter().zip(&folders).map(|(parent, folder)| match parent.is_lazy {
+            true => Ok(Below::Lazy(self.mounted(parent.id)?)),
+            false => Ok(Below::Unpacked(folder)),
+        });
+        let mounted = Arc::new(Mounted::new(layer, &below.collect::<Result<Vec<_>, SnapshotError>>()?));
+        // Of two who look into it at once one is used.
+        Ok(Arc::clone(self.mounted_mut().entry(id).or_insert(mounted)))
+    }
+
+    fn root_of(&self, parent: Parent) -> Result<Root, SnapshotError> {
+        if !parent.is_lazy {
+            return self.folders.root_of(parent.id);
+        }
+        let root = self.mounted(parent.id)?.root();
+        Ok(Root { mode: root.mode & 0o7777, uid: root.uid, gid: root.gid })
     }
 }

@@ -1,6 +1,5 @@
 //! [`Store`]: the rows of all snapshots, in an embedded database that survives a crash at any moment.
 
-use std::collections::HashSet;
 use std::path::Path;
 
 use redb::{
@@ -8,6 +7,7 @@ use redb::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::layers::Origin;
 use crate::{Info, Kind, Labels, Moment, SnapshotError, Usage};
 
 /// By name, a [`Row`] as JSON.
@@ -52,14 +52,30 @@ pub(crate) struct Row {
     /// Of a committed one, which does not change any more.
     #[serde(default)]
     pub(crate) usage: Option<Usage>,
+    /// Of a lazy one: where its bytes come from. It has no folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) origin: Option<Origin>,
+}
+
+/// One of the snapshots that another one stands on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Parent {
+    pub(crate) id: u64,
+    pub(crate) is_lazy: bool,
+}
+
+impl From<&Row> for Parent {
+    fn from(row: &Row) -> Self {
+        Self { id: row.id, is_lazy: row.origin.is_some() }
+    }
 }
 
 /// A snapshot and what it stands on.
 #[derive(Debug, Clone)]
 pub(crate) struct Chain {
     pub(crate) row: Row,
-    /// The ids of what it stands on, the nearest first.
-    pub(crate) parents: Vec<u64>,
+    /// What it stands on, the nearest first.
+    pub(crate) parents: Vec<Parent>,
 }
 
 fn database(error: impl Into<redb::Error>) -> StoreError {
@@ -146,14 +162,37 @@ impl Store {
         Ok(Change(self.database.begin_write().map_err(database)?))
     }
 
-    /// Records a snapshot and returns it; `make` makes its folder first, of its id and its parent's.
+    /// Records a snapshot and returns it; `make` makes its folder first, of its id and its parent.
     pub(crate) fn create(
         &self,
         name: &str,
         kind: Kind,
         parent: Option<&str>,
         labels: Labels,
-        make: impl FnOnce(u64, Option<u64>) -> Result<(), SnapshotError>,
+        make: impl FnOnce(u64, Option<Parent>) -> Result<(), SnapshotError>,
+    ) -> Result<Chain, SnapshotError> {
+        self.insert(name, kind, parent, labels, None, make)
+    }
+
+    /// Records a snapshot that is committed at once and whose bytes come from elsewhere.
+    pub(crate) fn create_lazy(
+        &self,
+        name: &str,
+        parent: Option<&str>,
+        labels: Labels,
+        origin: Origin,
+    ) -> Result<Chain, SnapshotError> {
+        self.insert(name, Kind::Committed, parent, labels, Some(origin), |_, _| Ok(()))
+    }
+
+    fn insert(
+        &self,
+        name: &str,
+        kind: Kind,
+        parent: Option<&str>,
+        labels: Labels,
+        origin: Option<Origin>,
+        make: impl FnOnce(u64, Option<Parent>) -> Result<(), SnapshotError>,
     ) -> Result<Chain, SnapshotError> {
         let change = self.change()?;
         let mut parents = Vec::new();
@@ -163,7 +202,7 @@ impl Store {
                 return Err(SnapshotError::Parent { name: parent.to_owned(), kind: row.kind });
             }
             change.adopt(parent, name)?;
-            parents.push(row.id);
+            parents.push(Parent::from(&row));
             parents.extend(parents_of(&row, |name| change.get(name))?);
         }
         if change.get(name)?.is_some() {
@@ -171,7 +210,7 @@ impl Store {
         }
         let (id, now) = (change.next_id()?, Moment::now());
         let parent = parent.map(str::to_owned);
-        let row = Row { id, parent, kind, created_at: now, updated_at: now, labels, usage: None };
+        let row = Row { id, parent, kind, created_at: now, updated_at: now, labels, usage: None, origin };
         change.put(name, &row)?;
         make(id, parents.first().copied())?;
         change.commit()?;
@@ -200,8 +239,8 @@ impl Store {
         change.commit()
     }
 
-    /// Removes a snapshot that nothing stands on, and returns its id.
-    pub(crate) fn remove(&self, name: &str) -> Result<u64, SnapshotError> {
+    /// Removes a snapshot that nothing stands on, and returns it.
+    pub(crate) fn remove(&self, name: &str) -> Result<Row, SnapshotError> {
         let change = self.change()?;
         let row = change.get(name)?.ok_or_else(|| SnapshotError::NotFound { name: name.to_owned() })?;
         if let Some(child) = change.first_child(name)? {
@@ -212,7 +251,7 @@ impl Store {
         }
         change.take(name)?;
         change.commit()?;
-        Ok(row.id)
+        Ok(row)
     }
 
     /// Changes the labels of a snapshot, and returns it.
@@ -239,6 +278,12 @@ impl Store {
         Ok(Chain { row, parents })
     }
 
+    /// Returns a snapshot by its id, and what it stands on.
+    pub(crate) fn chain_by_id(&self, id: u64) -> Result<Option<Chain>, SnapshotError> {
+        let found = self.all()?.into_iter().find(|(_, row)| row.id == id);
+        found.map(|(name, _)| self.chain(&name)).transpose()
+    }
+
     /// Returns all snapshots, by name.
     pub(crate) fn all(&self) -> Result<Vec<(String, Row)>, SnapshotError> {
         let read = self.database.begin_read().map_err(database)?;
@@ -251,24 +296,27 @@ impl Store {
         Ok(all)
     }
 
-    /// Calls `sweep` with the ids of all snapshots, while none is made.
-    pub(crate) fn with_ids(
+    /// Calls `sweep` with all snapshots, while none is made.
+    pub(crate) fn with_all(
         &self,
-        sweep: impl FnOnce(&HashSet<u64>) -> Result<(), SnapshotError>,
+        sweep: impl FnOnce(&[Row]) -> Result<(), SnapshotError>,
     ) -> Result<(), SnapshotError> {
         let _none_is_made = self.change()?;
-        sweep(&self.all()?.into_iter().map(|(_, row)| row.id).collect())
+        sweep(&self.all()?.into_iter().map(|(_, row)| row).collect::<Vec<_>>())
     }
 }
 
-/// Returns the ids of what `row` stands on, the nearest first.
-fn parents_of(row: &Row, get: impl Fn(&str) -> Result<Option<Row>, SnapshotError>) -> Result<Vec<u64>, SnapshotError> {
-    let mut ids = Vec::new();
+/// Returns what `row` stands on, the nearest first.
+fn parents_of(
+    row: &Row,
+    get: impl Fn(&str) -> Result<Option<Row>, SnapshotError>,
+) -> Result<Vec<Parent>, SnapshotError> {
+    let mut parents = Vec::new();
     let mut next = row.parent.clone();
     while let Some(name) = next {
         let parent = get(&name)?.ok_or(SnapshotError::NotFound { name })?;
-        ids.push(parent.id);
+        parents.push(Parent::from(&parent));
         next = parent.parent;
     }
-    Ok(ids)
+    Ok(parents)
 }

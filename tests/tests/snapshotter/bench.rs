@@ -5,7 +5,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use e2e::{Containerd, Node, Scratch, Snapshotter, Transport, run, wait};
+use e2e::{Containerd, Node, Scratch, Snapshotter, Transport, Tree, run, wait};
+use rustix::mount::UnmountFlags;
 
 /// Nothing of a healthy test takes longer.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -24,7 +25,12 @@ pub(crate) struct Mounted(PathBuf);
 
 impl Bench {
     pub(crate) fn start() -> Self {
-        let snapshotter = Snapshotter::start().unwrap();
+        Self::start_with("")
+    }
+
+    /// Starts a bench whose snapshotter has more lines in its configuration.
+    pub(crate) fn start_with(config: &str) -> Self {
+        let snapshotter = Snapshotter::start_with(config).unwrap();
         let containerd = Containerd::start_with(&Node::Machine, Transport::Plain, &snapshotter.plugin()).unwrap();
         Self { containerd, snapshotter, scratch: Scratch::new().unwrap() }
     }
@@ -50,11 +56,21 @@ impl Bench {
     }
 
     pub(crate) fn mount_of(&self, snapshotter: &str, key: &str) -> Mounted {
-        let folder = format!("{snapshotter}-{}", key.replace('/', "-"));
+        let folder = format!("{snapshotter}-{}", key.replace(['/', ':'], "-"));
         let target = self.scratch.folder(&folder).unwrap();
         let told = self.ctr_of(snapshotter, &["mounts", &target.display().to_string(), key]).unwrap();
         mount(&told, &target).with_context(|| told.clone()).unwrap();
         Mounted(target)
+    }
+
+    /// Reads the tree of a committed snapshot, as a container on it would see it.
+    pub(crate) fn tree(&self, snapshotter: &str, top: &str) -> Result<Tree> {
+        let key = format!("tree-{snapshotter}-{top}");
+        // Not a view, which containerd may collect at any time.
+        self.ctr_of(snapshotter, &["prepare", &key, top])?;
+        let tree = Tree::read(self.mount_of(snapshotter, &key).path());
+        self.ctr_of(snapshotter, &["rm", &key])?;
+        tree
     }
 
     /// Waits until containerd, which collects a while after a removal, has had everything removed: names and folders.
@@ -97,7 +113,8 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let unmounted = run(Command::new("umount").arg(&self.0));
+        // Detached: a process that another thread starts at this moment holds what was open here until it runs.
+        let unmounted = rustix::mount::unmount(&self.0, UnmountFlags::DETACH);
         if !std::thread::panicking() {
             unmounted.unwrap();
         }

@@ -3,5 +3,18 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bench;
+#[path = "../formats/compressed.rs"]
+mod compressed;
 mod images;
+mod lazy;
+#[path = "../formats/push.rs"]
+#[expect(dead_code, reason = "the formats use more of it")]
+mod push;
+#[path = "../formats/row.rs"]
+mod row;
+#[path = "../formats/rows/mod.rs"]
+mod rows;
 mod semantics;
+#[path = "../formats/tar.rs"]
+mod tar;
+mod trees;

@@ -46,7 +46,7 @@ impl Client {
         manifest: &Digest,
         wait: Duration,
     ) -> Result<LazyIndex, UpstreamError> {
-        self.index(self.call(Method::GET, name, &format!("_firstlight/lazy/{manifest}"), "*/*"), &[], wait).await
+        self.index(self.waiting(name, &format!("_firstlight/lazy/{manifest}"), &[], wait)).await
     }
 
     /// Returns what a proxy knows of `layers`, as [`Self::lazy_index`] does.
@@ -59,14 +59,19 @@ impl Client {
         layers: &[Digest],
         wait: Duration,
     ) -> Result<LazyIndex, UpstreamError> {
-        self.index(self.call(Method::GET, name, "_firstlight/layers", "*/*"), layers, wait).await
+        self.index(self.waiting(name, "_firstlight/layers", layers, wait)).await
     }
 
-    async fn index(&self, mut call: Call, layers: &[Digest], wait: Duration) -> Result<LazyIndex, UpstreamError> {
+    fn waiting(&self, name: &RepositoryName, tail: &str, layers: &[Digest], wait: Duration) -> Call {
+        let mut call = self.call(Method::GET, name, tail, "*/*");
         let mut query = call.url.query_pairs_mut();
         query.append_pair("wait", &wait.as_secs().to_string());
         query.extend_pairs(layers.iter().map(|layer| ("digest", layer.to_string())));
         drop(query);
+        call
+    }
+
+    async fn index(&self, call: Call) -> Result<LazyIndex, UpstreamError> {
         self.ask(&call, |Landed { response, .. }| async move {
             if !response.status().is_success() {
                 return Err(self.inner.net.failure(response, "lazy index").await);

@@ -1,0 +1,124 @@
+//! [`Session`]: the threads that read the kernel's requests.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use crate::fuse::abi::{self, BATCH_FORGET, DESTROY, FORGET, INIT, INTERRUPT, Init, OLDEST_MINOR, Out, STATFS};
+use crate::fuse::{Files, Reply};
+
+/// The largest request, with room to spare: names and nothing else.
+const BUFFER: usize = 64 << 10;
+
+/// Mounts a file system at a folder and returns the descriptor that its requests come from. Nothing is answered before a
+/// [`Session`] runs on it.
+///
+/// # Errors
+/// The system's; the action says which.
+pub(crate) fn mount(at: &Path) -> Result<File, (&'static str, io::Error)> {
+    let device = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+    let device = File::from(device.map_err(|error| ("open /dev/fuse to mount", error.into()))?);
+    // The kernel checks permissions, by the attributes it is given.
+    let options = format!(
+        "fd={},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other",
+        std::os::fd::AsRawFd::as_raw_fd(&device)
+    );
+    let options = std::ffi::CString::new(options).map_err(|error| ("mount", error.into()))?;
+    // Not nosuid and nodev: images have such files, and what may be done with them the container's own mount says.
+    let flags = MountFlags::RDONLY | MountFlags::NOATIME;
+    rustix::mount::mount("firstlight", at, "fuse.firstlight", flags, Some(options.as_c_str()))
+        .map_err(|error| ("mount", error.into()))?;
+    Ok(device)
+}
+
+/// Takes away what is mounted at a folder, once nobody uses it. Nothing being mounted there is fine.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn unmount(at: &Path) -> io::Result<()> {
+    match rustix::mount::unmount(at, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The threads that read the kernel's requests and have them answered. They end when the mount is gone.
+#[derive(Debug)]
+pub(crate) struct Session {
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Session {
+    /// Serves `files` to whoever uses the mount that `device` is of.
+    ///
+    /// # Errors
+    /// The system's, when a thread cannot be started.
+    pub(crate) fn start(device: File, files: &Arc<impl Files>, threads: usize) -> io::Result<Self> {
+        let device = Arc::new(device);
+        let start = |number| {
+            let (device, files) = (Arc::clone(&device), Arc::clone(files));
+            std::thread::Builder::new().name(format!("fuse-{number}")).spawn(move || serve(&device, &*files))
+        };
+        Ok(Self { threads: (0..threads).map(start).collect::<io::Result<_>>()? })
+    }
+
+    /// Waits until the mount is gone and every thread has ended.
+    pub(crate) fn join(self) {
+        for thread in self.threads {
+            // What has panicked has said so.
+            let _panicked = thread.join();
+        }
+    }
+}
+
+fn serve(device: &Arc<File>, files: &impl Files) {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        match rustix::io::read(&**device, &mut buffer) {
+            Ok(length) => handle(device, files, &buffer[..length]),
+            // An interrupted read, or a request that was taken back.
+            Err(Errno::INTR | Errno::AGAIN | Errno::NOENT) => {}
+            Err(Errno::NODEV) => return,
+            Err(error) => {
+                tracing::error!(%error, "requests of the kernel cannot be read");
+                return;
+            }
+        }
+    }
+}
+
+fn handle(device: &Arc<File>, files: &impl Files, message: &[u8]) {
+    let Some((head, body)) = abi::parse(message) else {
+        tracing::error!(length = message.len(), "a request of the kernel is too short");
+        return;
+    };
+    let reply = || Reply::new(Arc::clone(device), head.unique);
+    match head.opcode {
+        // These have no answer. Nodes are not counted: their numbers say what they are.
+        FORGET | BATCH_FORGET | INTERRUPT => {}
+        INIT => match Init::parse(body) {
+            Some(init) if init.major == 7 && init.minor >= OLDEST_MINOR => reply().bytes(&init.answer()),
+            init => {
+                tracing::error!(?init, "this kernel's FUSE is too old: Linux 5.4 is needed");
+                reply().error(Errno::PROTO);
+            }
+        },
+        DESTROY => reply().bytes(&[]),
+        STATFS => {
+            let mut out = Out::default();
+            out.statfs();
+            reply().raw(&out);
+        }
+        opcode => match abi::request(opcode, body) {
+            Some(request) => files.answer(head.node, request, reply()),
+            // For the kernel to ask no more.
+            None => reply().error(Errno::NOSYS),
+        },
+    }
+}

@@ -1,0 +1,242 @@
+//! [`Layer`]: the files of one twin, of which the bytes come when they are read.
+
+mod data;
+mod inflate;
+mod run;
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use api::{Digest, RepositoryName};
+use tokio::time::Instant;
+use upstream::{Client, UpstreamError};
+
+use crate::tree::{Tree, TreeError};
+use data::Data;
+use run::Run;
+
+/// How long a read that cannot be served is tried again.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The pause before the second try, doubled for each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// What is fetched at least around a miss, and at most while a file is read from end to end: bytes of the blob.
+const LEAST_WINDOW: u64 = 1 << 20;
+const MOST_WINDOW: u64 = 8 << 20;
+/// How often a chunk is fetched that comes out as another one.
+const CORRUPT_TRIES: u32 = 2;
+
+/// Where the bytes of a twin come from.
+#[derive(Debug, Clone)]
+pub(crate) struct Source {
+    pub(crate) client: Client,
+    pub(crate) name: RepositoryName,
+    pub(crate) blob: Digest,
+    pub(crate) size: u64,
+}
+
+/// The files of one twin.
+#[derive(Debug)]
+pub(crate) struct Layer {
+    pub(crate) tree: Tree,
+    data: Data,
+    source: Source,
+    /// Who fetches which chunk.
+    running: Mutex<HashMap<u32, Arc<Run>>>,
+    /// The chunk behind the last run, and how much is fetched at once.
+    next: AtomicU32,
+    window: AtomicU64,
+}
+
+/// Why bytes of a layer cannot be read.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum ReadError {
+    /// They do not come.
+    #[error("the bytes do not come")]
+    Upstream(#[from] UpstreamError),
+    /// What comes is something else.
+    #[error("chunk {chunk} of the blob is not what its digest says")]
+    Corrupt {
+        /// Its number.
+        chunk: u32,
+    },
+    /// The disk failed.
+    #[error("the cache on disk failed")]
+    Disk(#[source] Arc<io::Error>),
+}
+
+impl From<io::Error> for ReadError {
+    fn from(error: io::Error) -> Self {
+        Self::Disk(Arc::new(error))
+    }
+}
+
+/// Why a layer cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    /// Its folder cannot be used.
+    #[error("cannot use {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Its TOC is not the one that was fetched.
+    #[error("the TOC in {} is damaged", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Its TOC makes no tree.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+}
+
+impl Layer {
+    /// Opens the layer in `folder`, where the JSON of its TOC lies as `toc.json`. May take its time.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub(crate) fn open(folder: &Path, toc: &Digest, source: Source) -> Result<Self, OpenError> {
+        let path = folder.join("toc.json");
+        let json = fs::read(&path).map_err(|source| OpenError::Io { path: path.clone(), source })?;
+        if Digest::of(&json) != *toc {
+            return Err(OpenError::Damaged { path });
+        }
+        let tree = Tree::read(&json)?;
+        drop(json);
+        let data = Data::open(folder, &tree).map_err(|source| OpenError::Io { path: folder.to_owned(), source })?;
+        Ok(Self {
+            tree,
+            data,
+            source,
+            running: Mutex::default(),
+            next: AtomicU32::new(u32::MAX),
+            window: AtomicU64::new(LEAST_WINDOW),
+        })
+    }
+
+    /// Returns how many bytes its data takes of the disk.
+    pub(crate) fn resident(&self) -> u64 {
+        self.data.resident()
+    }
+
+    /// Writes down which chunks are on the disk.
+    pub(crate) fn flush(&self) -> io::Result<()> {
+        self.data.flush()
+    }
+
+    /// Reads data that is known to be here: `None` where some of the chunks are not.
+    pub(crate) fn read_now(&self, chunks: Range<u32>, at: u64, buffer: &mut [u8]) -> Option<io::Result<()>> {
+        chunks.into_iter().all(|chunk| self.data.is_checked(chunk)).then(|| self.data.read(at, buffer))
+    }
+
+    /// Waits until `chunks` are here and verified, fetching what is not. What fails is tried again for [`PATIENCE`].
+    ///
+    /// # Errors
+    /// The last one.
+    pub(crate) async fn want(self: &Arc<Self>, chunks: Range<u32>) -> Result<(), ReadError> {
+        let deadline = Instant::now() + PATIENCE;
+        let (mut pause, mut corrupt) = (FIRST_PAUSE, 0);
+        loop {
+            let error = match self.try_all(chunks.clone()).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            corrupt += u32::from(matches!(error, ReadError::Corrupt { .. }));
+            let is_final = match &error {
+                ReadError::Upstream(_) => Instant::now() + pause > deadline,
+                ReadError::Corrupt { .. } => corrupt >= CORRUPT_TRIES,
+                ReadError::Disk(_) => true,
+            };
+            self.tell(&error, is_final);
+            if is_final {
+                return Err(error);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    fn tell(&self, error: &ReadError, is_final: bool) {
+        let (blob, error) = (&self.source.blob, error as &dyn std::error::Error);
+        match is_final {
+            true => tracing::error!(blob.digest = %blob, error, "a read of a layer failed"),
+            false => tracing::warn!(blob.digest = %blob, error, "a read of a layer is tried again"),
+        }
+    }
+
+    async fn try_all(self: &Arc<Self>, chunks: Range<u32>) -> Result<(), ReadError> {
+        self.check_present(chunks.clone()).await?;
+        // All are begun before any is waited for.
+        let runs: Vec<(u32, Arc<Run>)> =
+            chunks.clone().filter_map(|chunk| Some((chunk, self.run_for(chunk, chunks.end)?))).collect();
+        for (chunk, run) in runs {
+            run.arrived(chunk).await?;
+        }
+        Ok(())
+    }
+
+    /// Verifies what an earlier process left on the disk, where it was not read since.
+    async fn check_present(self: &Arc<Self>, chunks: Range<u32>) -> Result<(), ReadError> {
+        let unchecked = |&chunk: &u32| self.data.is_present(chunk) && !self.data.is_checked(chunk);
+        let unchecked: Vec<u32> = chunks.filter(unchecked).collect();
+        if unchecked.is_empty() {
+            return Ok(());
+        }
+        let layer = Arc::clone(self);
+        let check = move || {
+            unchecked.into_iter().try_for_each(|number| {
+                let chunk = &layer.tree.chunks()[number as usize];
+                if !layer.data.check(number, chunk)? {
+                    tracing::warn!(blob.digest = %layer.source.blob, chunk = number, "a damaged chunk is fetched again");
+                }
+                Ok(())
+            })
+        };
+        telemetry::blocking(check).await
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<u32, Arc<Run>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns who fetches `chunk`, beginning a run where nobody does; `None` if it is here. A run goes on to `end`, and as
+    /// far behind it as the window reaches: what is read next often lies there, and one request brings it all.
+    fn run_for(self: &Arc<Self>, chunk: u32, end: u32) -> Option<Arc<Run>> {
+        let mut running = self.running();
+        // Under the lock: a run that ends marks its chunks before it is taken out.
+        if self.data.is_checked(chunk) {
+            return None;
+        }
+        if let Some(run) = running.get(&chunk) {
+            return Some(Arc::clone(run));
+        }
+        let is_next = self.next.load(Ordering::Relaxed) == chunk;
+        let window = if is_next { (self.window.load(Ordering::Relaxed) * 2).min(MOST_WINDOW) } else { LEAST_WINDOW };
+        self.window.store(window, Ordering::Relaxed);
+        let chunks = self.tree.chunks();
+        let mut last = chunk + 1;
+        while (last as usize) < chunks.len()
+            && !self.data.is_checked(last)
+            && !running.contains_key(&last)
+            && chunks[last as usize].offset >= chunks[last as usize - 1].offset
+            && (last < end || chunks[last as usize].offset - chunks[chunk as usize].offset < window)
+        {
+            last += 1;
+        }
+        self.next.store(last, Ordering::Relaxed);
+        let run = Arc::new(Run::new(chunk..last));
+        running.extend((chunk..last).map(|chunk| (chunk, Arc::clone(&run))));
+        drop(running);
+        tokio::spawn(Arc::clone(&run).fetch(Arc::clone(self)));
+        Some(run)
+    }
+}

@@ -1,0 +1,132 @@
+//! [`Data`]: the plain bytes of a layer's files in one sparse file, and which chunks of it are there.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::tree::{Chunk, Tree};
+
+/// The plain bytes of a layer's files.
+///
+/// Bytes first, then fdatasync, then the bits: what they say is there was there. It is verified once more before it is read
+/// for the first time, whatever the disk did meanwhile.
+#[derive(Debug)]
+pub(super) struct Data {
+    file: File,
+    bits: PathBuf,
+    present: Bits,
+    checked: Bits,
+    /// Whether `present` has changed since it was written down.
+    is_dirty: AtomicBool,
+}
+
+/// A bit for each chunk.
+#[derive(Debug)]
+struct Bits(Vec<AtomicU64>);
+
+impl Bits {
+    fn new(count: usize) -> Self {
+        Self((0..count.div_ceil(64)).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    fn has(&self, chunk: u32) -> bool {
+        let word = self.0.get(chunk as usize / 64).map_or(0, |word| word.load(Ordering::Acquire));
+        word >> (chunk % 64) & 1 == 1
+    }
+
+    fn set(&self, chunk: u32, on: bool) {
+        let Some(word) = self.0.get(chunk as usize / 64) else { return };
+        let bit = 1 << (chunk % 64);
+        if on {
+            word.fetch_or(bit, Ordering::Release)
+        } else {
+            word.fetch_and(!bit, Ordering::Release)
+        };
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        self.0.iter().flat_map(|word| word.load(Ordering::Acquire).to_le_bytes()).collect()
+    }
+}
+
+impl Data {
+    pub(super) fn open(folder: &Path, tree: &Tree) -> io::Result<Self> {
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(folder.join("data"))?;
+        file.set_len(tree.data_size())?;
+        let count = tree.chunks().len();
+        let (present, bits) = (Bits::new(count), folder.join("bits"));
+        match fs::read(&bits) {
+            Ok(bytes) => {
+                for (word, bytes) in present.0.iter().zip(bytes.chunks_exact(8)) {
+                    word.store(u64::from_le_bytes(bytes.try_into().unwrap_or_default()), Ordering::Relaxed);
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        Ok(Self { file, bits, present, checked: Bits::new(count), is_dirty: AtomicBool::new(false) })
+    }
+
+    /// Tells whether a chunk is here and was verified by this process.
+    pub(super) fn is_checked(&self, chunk: u32) -> bool {
+        self.checked.has(chunk)
+    }
+
+    /// Tells whether a chunk should be here.
+    pub(super) fn is_present(&self, chunk: u32) -> bool {
+        self.present.has(chunk)
+    }
+
+    pub(super) fn read(&self, at: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buffer, at)
+    }
+
+    /// Keeps a chunk that was verified.
+    pub(super) fn put(&self, number: u32, chunk: &Chunk, payload: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(payload, chunk.at)?;
+        self.present.set(number, true);
+        self.checked.set(number, true);
+        self.is_dirty.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Verifies a chunk that an earlier process kept, and tells whether it is right; if not, it is no longer here.
+    pub(super) fn check(&self, number: u32, chunk: &Chunk) -> io::Result<bool> {
+        let mut payload = vec![0; chunk.size as usize];
+        let is_right = match self.file.read_exact_at(&mut payload, chunk.at) {
+            Ok(()) => chunk.is(&payload),
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => false,
+            Err(error) => return Err(error),
+        };
+        if is_right {
+            self.checked.set(number, true);
+        } else {
+            self.present.set(number, false);
+            self.is_dirty.store(true, Ordering::Release);
+        }
+        Ok(is_right)
+    }
+
+    /// Writes down what is here.
+    pub(super) fn flush(&self) -> io::Result<()> {
+        if !self.is_dirty.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        // What is set from now on may be missing on the disk.
+        let bits = self.present.to_bytes();
+        let write = || {
+            self.file.sync_data()?;
+            let new = self.bits.with_extension("new");
+            fs::write(&new, bits)?;
+            fs::rename(&new, &self.bits)
+        };
+        write().inspect_err(|_| self.is_dirty.store(true, Ordering::Release))
+    }
+
+    /// Returns how many bytes of the disk it takes.
+    pub(super) fn resident(&self) -> u64 {
+        self.file.metadata().map_or(0, |file| file.blocks() * 512)
+    }
+}

@@ -1,0 +1,119 @@
+//! [`Run`]: chunks next to each other that one request brings.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::watch;
+use upstream::UpstreamError;
+
+use super::{Layer, ReadError, inflate};
+
+/// Chunks next to each other that one request brings.
+#[derive(Debug)]
+pub(super) struct Run {
+    chunks: Range<u32>,
+    state: watch::Sender<State>,
+}
+
+/// How far a run is.
+#[derive(Debug, Clone)]
+enum State {
+    /// The chunks before this one are here.
+    Until(u32),
+    /// It broke off before this one.
+    Failed(u32, ReadError),
+}
+
+impl Run {
+    pub(super) fn new(chunks: Range<u32>) -> Self {
+        let state = watch::Sender::new(State::Until(chunks.start));
+        Self { chunks, state }
+    }
+
+    /// Waits until `chunk` is here.
+    pub(super) async fn arrived(&self, chunk: u32) -> Result<(), ReadError> {
+        let mut state = self.state.subscribe();
+        let settled = state.wait_for(|state| match state {
+            State::Until(next) => *next > chunk,
+            State::Failed(..) => true,
+        });
+        match settled.await.as_deref() {
+            Ok(State::Failed(next, error)) if *next <= chunk => Err(error.clone()),
+            // The sender lives as long as this.
+            _ => Ok(()),
+        }
+    }
+
+    /// Fetches, verifies and keeps the chunks, one after the other.
+    pub(super) async fn fetch(self: Arc<Self>, layer: Arc<Layer>) {
+        let mut next = self.chunks.start;
+        let ended = self.fetch_all(&layer, &mut next).await;
+        if let Err(error) = ended {
+            self.state.send_replace(State::Failed(next, error));
+        }
+        let mut running = layer.running();
+        for chunk in self.chunks.clone() {
+            running.remove(&chunk);
+        }
+    }
+
+    async fn fetch_all(&self, layer: &Arc<Layer>, next: &mut u32) -> Result<(), ReadError> {
+        let source = &layer.source;
+        let span = layer.tree.span(self.chunks.clone());
+        let span = span.start..span.end.min(source.size);
+        let mut answer = source.client.blob(&source.name, &source.blob, Some(span.clone())).await?;
+        // Who does not know ranges sends it all.
+        let mut skip = if answer.range.is_some() { 0 } else { span.start };
+        let (mut packed, mut start) = (BytesMut::new(), span.start);
+        while *next < self.chunks.end {
+            let Some(bytes) = answer.body.chunk().await? else {
+                let received = start + packed.len() as u64 - span.start;
+                return Err(UpstreamError::Truncated { expected: span.end - span.start, received }.into());
+            };
+            let passed = skip.min(bytes.len() as u64);
+            skip -= passed;
+            packed.extend_from_slice(&bytes[passed as usize..]);
+            let here = (start + packed.len() as u64).min(span.end);
+            let whole = |chunk: u32| layer.tree.span(chunk..chunk + 1).end.min(span.end) <= here;
+            let until = (*next..self.chunks.end).find(|&chunk| !whole(chunk)).unwrap_or(self.chunks.end);
+            if until > *next {
+                let behind = layer.tree.chunks().get(until as usize).map_or(here, |chunk| chunk.offset.min(here));
+                let behind = if until == self.chunks.end { here } else { behind };
+                let bytes = packed.split_to((behind - start) as usize).freeze();
+                self.keep(layer, next, until, bytes, start).await?;
+                start = behind;
+            }
+        }
+        Ok(())
+    }
+
+    /// Unpacks, verifies and keeps the chunks from `next` on, whose members are in `packed`; that begins at `start`.
+    async fn keep(
+        &self,
+        layer: &Arc<Layer>,
+        next: &mut u32,
+        until: u32,
+        packed: Bytes,
+        start: u64,
+    ) -> Result<(), ReadError> {
+        let (layer, from) = (Arc::clone(layer), *next);
+        let state = self.state.clone();
+        let keep = move || {
+            for number in from..until {
+                let chunk = layer.tree.chunks()[number as usize];
+                let member = packed.get((chunk.offset - start) as usize..).unwrap_or_default();
+                let payload = inflate::chunk(member, chunk.inner, chunk.size).ok().filter(|payload| chunk.is(payload));
+                let Some(payload) = payload else { return (number, Err(ReadError::Corrupt { chunk: number })) };
+                if let Err(error) = layer.data.put(number, &chunk, &payload) {
+                    return (number, Err(error.into()));
+                }
+                state.send_replace(State::Until(number + 1));
+            }
+            (until, Ok(()))
+        };
+        let (kept, result) = telemetry::blocking(keep).await;
+        *next = kept;
+        result
+    }
+}

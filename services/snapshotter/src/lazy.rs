@@ -1,0 +1,232 @@
+//! [`Lazy`]: prepares a layer's snapshot without the layer, where somebody has its twin.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{Digest, LazyIndex, LazyState, LazyTwin, RepositoryName};
+use moka::future::Cache;
+use tokio::time::Instant;
+use upstream::{Client, UpstreamError};
+
+use crate::layers::{LayerError, Layers, Origin};
+use crate::proxies::{Proxies, Proxy};
+use crate::wanted::{REMOTE, Wanted, chain_id};
+use crate::{Labels, SnapshotError, Snapshots};
+
+/// How long what a proxy said of a layer is remembered: a pull asks once.
+const REMEMBERED: Duration = Duration::from_secs(600);
+/// How long after a wait that was in vain nobody waits for the same image.
+const WAIT_AGAIN: Duration = Duration::from_secs(30);
+/// Layers remembered.
+const MOST: u64 = 100_000;
+
+/// Prepares snapshots without their layers.
+#[derive(Debug)]
+pub(crate) struct Lazy {
+    snapshots: Arc<Snapshots>,
+    layers: Arc<Layers>,
+    proxies: Arc<Proxies>,
+    convert_wait: Duration,
+    /// What was said of layers that have a twin.
+    twins: Cache<Key, Arc<LazyTwin>>,
+    /// Until when an image is waited for, by its manifest or else its uppermost layer.
+    deadlines: Cache<Digest, Instant>,
+}
+
+/// A layer of a repository.
+type Key = (String, RepositoryName, Digest);
+
+/// Why a snapshot is unpacked in the ordinary way.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotLazy {
+    /// The labels name no image.
+    #[error("nobody says which image it is of")]
+    NotAsked,
+    /// No proxy stands for its registry.
+    #[error("no proxy stands for {host}")]
+    NoProxy {
+        /// The registry.
+        host: String,
+    },
+    /// The proxy gave no lazy index.
+    #[error("the proxy did not say")]
+    Unreachable(#[source] UpstreamError),
+    /// The layer has no twin, or none yet.
+    #[error("the layer is {state}: {reason}")]
+    NoTwin {
+        /// How far it is.
+        state: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// The layer is not the one that the chain id commits to.
+    #[error(
+        "the layer's tar is {diff_id}, which makes the chain {found} and not {wanted}: the image is not what it says"
+    )]
+    Chain {
+        /// The layer's plain tar, as the proxy measured it.
+        diff_id: Digest,
+        /// The chain that it makes.
+        found: Digest,
+        /// The chain that was asked for.
+        wanted: Digest,
+    },
+    /// There is a snapshot of that name on another parent.
+    #[error("there is one of that name on another parent")]
+    OtherParent,
+    /// The parent's name does not say what is in it.
+    #[error("the parent {name:?} is named by no chain id")]
+    Parent {
+        /// Its name.
+        name: String,
+    },
+    /// The layer cannot be mounted.
+    #[error("the layer cannot be mounted")]
+    Layer(#[from] LayerError),
+    /// The snapshot cannot be recorded.
+    #[error("the snapshot cannot be recorded")]
+    Snapshot(#[from] SnapshotError),
+}
+
+impl NotLazy {
+    /// Returns a word for it. A closed set: it labels metrics.
+    pub(crate) const fn reason(&self) -> &'static str {
+        match self {
+            Self::NotAsked => "not_asked",
+            Self::NoProxy { .. } => "no_proxy",
+            Self::Unreachable(_) => "unreachable",
+            Self::NoTwin { state, .. } => state,
+            Self::Chain { .. } => "chain_mismatch",
+            Self::OtherParent => "other_parent",
+            Self::Parent { .. } => "parent",
+            Self::Layer(_) => "layer",
+            Self::Snapshot(_) => "snapshot",
+        }
+    }
+}
+
+impl Lazy {
+    pub(crate) fn new(
+        snapshots: Arc<Snapshots>,
+        layers: Arc<Layers>,
+        proxies: Arc<Proxies>,
+        convert_wait: Duration,
+    ) -> Self {
+        Self {
+            snapshots,
+            layers,
+            proxies,
+            convert_wait,
+            twins: Cache::builder().max_capacity(MOST).time_to_live(REMEMBERED).build(),
+            deadlines: Cache::builder().max_capacity(MOST).time_to_live(convert_wait + WAIT_AGAIN).build(),
+        }
+    }
+
+    /// Commits the snapshot that `labels` ask for on `parent`, with none of the layer's bytes here.
+    ///
+    /// # Errors
+    /// Says why not; then it is to be unpacked.
+    pub(crate) async fn prepare(&self, parent: Option<&str>, labels: &Labels) -> Result<(), NotLazy> {
+        let wanted = Wanted::of(labels).ok_or(NotLazy::NotAsked)?;
+        if self.is_known(&wanted, parent).await? {
+            return Ok(());
+        }
+        let twin = self.twin_of(&wanted).await?;
+        let below = parent.map(chain_of).transpose()?;
+        let found = chain_id(below.as_ref(), &twin.diff_id);
+        if found != wanted.chain {
+            return Err(NotLazy::Chain { diff_id: twin.diff_id.clone(), found, wanted: wanted.chain });
+        }
+        let origin = Origin::new(&wanted.host, &wanted.name, &wanted.layer, &twin);
+        let layer = self.layers.fetch(&origin, &twin.toc).await?;
+        let mut labels = labels.clone();
+        labels.insert(REMOTE.to_owned(), "remote snapshot".to_owned());
+        let (snapshots, parent, name) =
+            (Arc::clone(&self.snapshots), parent.map(str::to_owned), wanted.chain.to_string());
+        let added = telemetry::blocking(move || snapshots.add_lazy(&name, parent.as_deref(), labels, origin)).await;
+        tracing::info!(
+            chain = %wanted.chain, layer = %wanted.layer, files = layer.tree.inodes(), "a layer is mounted before it is here"
+        );
+        match added {
+            // Another pull of the same image was as fast.
+            Err(SnapshotError::Exists { .. }) => Ok(()),
+            added => Ok(added?),
+        }
+    }
+
+    /// Tells whether the snapshot is there: another image has the same layers.
+    async fn is_known(&self, wanted: &Wanted, parent: Option<&str>) -> Result<bool, NotLazy> {
+        let (snapshots, name) = (Arc::clone(&self.snapshots), wanted.chain.to_string());
+        match telemetry::blocking(move || snapshots.stat(&name)).await {
+            Ok(info) if info.parent.as_deref() == parent => Ok(true),
+            // containerd looks it up by its parent.
+            Ok(_) => Err(NotLazy::OtherParent),
+            Err(SnapshotError::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Returns the twin of a layer. The first layer of an image asks for all of them.
+    async fn twin_of(&self, wanted: &Wanted) -> Result<Arc<LazyTwin>, NotLazy> {
+        let key = (wanted.host.clone(), wanted.name.clone(), wanted.layer.clone());
+        if let Some(twin) = self.twins.get(&key).await {
+            return Ok(twin);
+        }
+        let (proxy, client) =
+            self.proxies.of(&wanted.host).ok_or_else(|| NotLazy::NoProxy { host: wanted.host.clone() })?;
+        let mut index = ask(proxy, &client, wanted, Duration::ZERO).await?;
+        let image = wanted.manifest.as_ref().or(wanted.layers.last()).unwrap_or(&wanted.layer);
+        let deadline = self.deadlines.get_with(image.clone(), async { Instant::now() + self.convert_wait }).await;
+        loop {
+            self.remember(wanted, &index).await;
+            let state = index.layers.iter().find(|layer| layer.source == wanted.layer).map(|layer| &layer.state);
+            let (state, reason) = match state {
+                Some(LazyState::Ready(twin)) => return Ok(Arc::new((**twin).clone())),
+                Some(LazyState::Unconvertible { reason, .. }) => ("unconvertible", reason.clone()),
+                Some(LazyState::Unknown) | None => ("unknown", "the proxy has nothing of it".to_owned()),
+                Some(LazyState::Filling | LazyState::Converting) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left >= Duration::from_secs(1) {
+                        index = ask(proxy, &client, wanted, left).await?;
+                        continue;
+                    }
+                    ("converting", "its twin is not ready yet".to_owned())
+                }
+            };
+            return Err(NotLazy::NoTwin { state, reason });
+        }
+    }
+
+    /// Remembers the twins that a proxy told, and begins to fetch all their TOCs.
+    async fn remember(&self, wanted: &Wanted, index: &LazyIndex) {
+        for layer in &index.layers {
+            let LazyState::Ready(twin) = &layer.state else { continue };
+            let key = (wanted.host.clone(), wanted.name.clone(), layer.source.clone());
+            if !self.twins.entry(key).or_insert(Arc::new((**twin).clone())).await.is_fresh() {
+                continue;
+            }
+            let origin = Origin::new(&wanted.host, &wanted.name, &layer.source, twin);
+            let (layers, toc) = (Arc::clone(&self.layers), twin.toc.clone());
+            tokio::spawn(async move {
+                // Whoever wants the layer next is told of what goes wrong.
+                let _told_later = layers.fetch(&origin, &toc).await;
+            });
+        }
+    }
+}
+
+async fn ask(proxy: &Proxy, client: &Client, wanted: &Wanted, wait: Duration) -> Result<LazyIndex, NotLazy> {
+    let answer = async {
+        match &wanted.manifest {
+            Some(manifest) => client.lazy_index(&wanted.name, manifest, wait).await,
+            None => client.lazy_layers(&wanted.name, &wanted.layers, wait).await,
+        }
+    };
+    proxy.ask(wait, answer).await.map_err(NotLazy::Unreachable)
+}
+
+/// Returns the chain id that a committed snapshot is named by. containerd puts its namespace and a number before it.
+fn chain_of(name: &str) -> Result<Digest, NotLazy> {
+    let chain = name.rsplit('/').next().unwrap_or_default();
+    Digest::parse(chain).map_err(|_| NotLazy::Parent { name: name.to_owned() })
+}

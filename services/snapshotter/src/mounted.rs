@@ -1,0 +1,158 @@
+//! [`Mounted`]: a layer as one snapshot shows it. Folders that the layer only implies look as they do in the layers below.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::layer::Layer;
+use crate::tree::{Attributes, OPAQUE, ROOT, Tree, Xattr};
+
+/// A layer as one snapshot shows it.
+#[derive(Debug)]
+pub(crate) struct Mounted {
+    pub(crate) layer: Arc<Layer>,
+    /// Folders that look otherwise than the layer alone would have them.
+    implied: HashMap<u32, Folder>,
+}
+
+/// What a folder looks like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Folder {
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    modified: (i64, u32),
+    xattrs: Vec<Xattr>,
+}
+
+/// One of the layers below.
+#[derive(Debug)]
+pub(crate) enum Below<'a> {
+    Lazy(Arc<Mounted>),
+    /// Unpacked, with its files in this folder.
+    Unpacked(&'a Path),
+}
+
+/// What a layer has at a path.
+enum Found {
+    Folder(Folder),
+    /// Nothing, and it lets what is below show.
+    Nothing,
+    /// Something else, or it hides what is below.
+    Hidden,
+}
+
+impl Mounted {
+    /// Returns the layer on top of others, the nearest first.
+    pub(crate) fn new(layer: Arc<Layer>, below: &[Below<'_>]) -> Self {
+        let implied = layer.tree.implied().iter().filter_map(|&folder| {
+            let path = layer.tree.path(folder);
+            Some((folder, below_at(&path, below)?))
+        });
+        let implied = implied.collect();
+        Self { layer, implied }
+    }
+
+    pub(crate) fn tree(&self) -> &Tree {
+        &self.layer.tree
+    }
+
+    pub(crate) fn attributes(&self, inode: u32) -> Option<Attributes> {
+        let own = self.tree().attributes(inode)?;
+        Some(match self.implied.get(&inode) {
+            Some(Folder { mode, uid, gid, modified, .. }) => {
+                Attributes { mode: *mode, uid: *uid, gid: *gid, modified: *modified, ..own }
+            }
+            None => own,
+        })
+    }
+
+    pub(crate) fn xattrs(&self, inode: u32) -> impl Iterator<Item = &Xattr> {
+        let below = self.implied.get(&inode).map_or(&[][..], |folder| &folder.xattrs);
+        self.tree().xattrs(inode).iter().chain(below)
+    }
+
+    /// Returns what the root looks like.
+    pub(crate) fn root(&self) -> Folder {
+        self.folder(ROOT).unwrap_or(Folder { mode: 0o755, uid: 0, gid: 0, modified: (0, 0), xattrs: Vec::new() })
+    }
+
+    fn folder(&self, inode: u32) -> Option<Folder> {
+        let Attributes { mode, uid, gid, modified, .. } = self.attributes(inode)?;
+        // That it hides what is below is this layer's alone.
+        let xattrs = self.xattrs(inode).filter(|(name, _)| **name != *OPAQUE).cloned().collect();
+        Some(Folder { mode, uid, gid, modified, xattrs })
+    }
+
+    fn at(&self, path: &str) -> Found {
+        let mut at = ROOT;
+        let mut is_opaque = false;
+        for part in path.split('/').filter(|part| !part.is_empty()) {
+            match self.tree().find(at, part.as_bytes()) {
+                None if is_opaque => return Found::Hidden,
+                None => return Found::Nothing,
+                Some(next) if !self.tree().is_directory(next) => return Found::Hidden,
+                Some(next) => at = next,
+            }
+            is_opaque |= self.tree().xattrs(at).iter().any(|(name, _)| **name == *OPAQUE);
+        }
+        self.folder(at).map_or(Found::Nothing, Found::Folder)
+    }
+}
+
+/// Returns what the layers below show at a path, if that is a folder.
+fn below_at(path: &str, below: &[Below<'_>]) -> Option<Folder> {
+    for layer in below {
+        let found = match layer {
+            Below::Lazy(mounted) => mounted.at(path),
+            Below::Unpacked(root) => unpacked_at(root, path),
+        };
+        match found {
+            Found::Folder(folder) => return Some(folder),
+            Found::Nothing => {}
+            Found::Hidden => return None,
+        }
+    }
+    None
+}
+
+fn unpacked_at(root: &Path, path: &str) -> Found {
+    let mut at = root.to_owned();
+    let mut is_opaque = false;
+    for part in path.split('/').filter(|part| !part.is_empty()) {
+        at.push(part);
+        match fs::symlink_metadata(&at) {
+            Ok(found) if found.is_dir() => {}
+            Ok(_) => return Found::Hidden,
+            Err(_) if is_opaque => return Found::Hidden,
+            Err(_) => return Found::Nothing,
+        }
+        let mut value = [0; 8];
+        is_opaque |= rustix::fs::lgetxattr(&at, OPAQUE, &mut value).is_ok_and(|length| value[..length] == *b"y");
+    }
+    let Ok(found) = fs::symlink_metadata(&at) else { return Found::Nothing };
+    Found::Folder(Folder {
+        mode: found.mode(),
+        uid: found.uid(),
+        gid: found.gid(),
+        modified: (found.mtime(), u32::try_from(found.mtime_nsec()).unwrap_or(0)),
+        xattrs: xattrs(&at),
+    })
+}
+
+fn xattrs(path: &Path) -> Vec<Xattr> {
+    let mut names = vec![0; 64 << 10];
+    let length = rustix::fs::llistxattr(path, &mut names[..]).unwrap_or(0);
+    let names = names[..length].split(|&byte| byte == 0).filter_map(|name| std::str::from_utf8(name).ok());
+    names
+        .filter(|name| !name.is_empty() && !name.starts_with("trusted.overlay."))
+        .filter_map(|name| {
+            let mut value = vec![0; 64 << 10];
+            let length = rustix::fs::lgetxattr(path, name, &mut value[..]).ok()?;
+            value.truncate(length);
+            Some((name.into(), value.into()))
+        })
+        .collect()
+}

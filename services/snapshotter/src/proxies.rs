@@ -1,0 +1,189 @@
+//! [`Proxies`]: whom to ask for the twins of an image, and who is better not asked just now.
+
+use std::fs;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use upstream::{Client, Credentials, RetryPolicy, Secret, Settings, Timeouts, UpstreamError};
+
+use crate::config::ProxyConfig;
+
+/// How long a proxy may take to answer what it knows; a pull waits no longer for a silent one, and only once.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a silent proxy is not asked again.
+const BREAK: Duration = Duration::from_secs(30);
+/// How long it may take for the next byte of a blob.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// The proxies that are configured.
+#[derive(Debug)]
+pub(crate) struct Proxies(Vec<Proxy>);
+
+/// A proxy.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    client: Client,
+    authority: String,
+    upstreams: Vec<String>,
+    /// Until when it is not asked.
+    silent_until: Mutex<Option<Instant>>,
+}
+
+impl Proxies {
+    /// Makes clients of the proxies; asks none of them.
+    ///
+    /// # Errors
+    /// Says which setting of which proxy cannot be used.
+    pub(crate) fn new(configs: &[ProxyConfig]) -> anyhow::Result<Self> {
+        let proxies = configs
+            .iter()
+            .map(|config| Proxy::new(config).with_context(|| format!("proxy {:?} cannot be used", config.url)));
+        Ok(Self(proxies.collect::<anyhow::Result<_>>()?))
+    }
+
+    /// Returns the proxy for images of the registry `host`, and a client that asks it for those.
+    pub(crate) fn of(&self, host: &str) -> Option<(&Proxy, Client)> {
+        // An image that was named by a proxy is that proxy's own.
+        if let Some(proxy) = self.0.iter().find(|proxy| proxy.authority == host) {
+            return Some((proxy, proxy.client.clone()));
+        }
+        let stands_for = |proxy: &&Proxy| proxy.upstreams.iter().any(|upstream| upstream == "*" || upstream == host);
+        self.0.iter().find(stands_for).map(|proxy| (proxy, proxy.client.for_namespace(host)))
+    }
+}
+
+impl Proxy {
+    fn new(config: &ProxyConfig) -> anyhow::Result<Self> {
+        let (scheme, rest) = config.url.split_once("://").unwrap_or(("", &config.url));
+        let authority = rest.split('/').next().unwrap_or_default();
+        let plain_http = scheme == "http";
+        if plain_http && !config.insecure && !is_loopback(authority) {
+            bail!("plain http to another machine: use https with ca_file, or say insecure = true");
+        }
+        let ca_pem = match &config.ca_file {
+            Some(path) => Some(fs::read(path).with_context(|| format!("cannot read {}", path.display()))?),
+            None => None,
+        };
+        let credentials = match (&config.username, &config.password_file) {
+            (Some(username), Some(path)) => {
+                let password = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+                Some(Credentials { username: username.clone(), password: Secret::new(password.trim_end_matches('\n')) })
+            }
+            _ => None,
+        };
+        let settings = Settings {
+            plain_http,
+            ca_pem,
+            credentials,
+            direct: true,
+            timeouts: Timeouts { connect: PATIENCE, idle: IDLE, ..Timeouts::default() },
+            // Reads have a patience of their own.
+            retry: RetryPolicy { attempts: 1, ..RetryPolicy::default() },
+            ..Settings::new(authority, &config.url)
+        };
+        Ok(Self {
+            client: Client::new(settings)?,
+            authority: authority.to_owned(),
+            upstreams: config.upstreams.clone(),
+            silent_until: Mutex::default(),
+        })
+    }
+
+    /// Has a question answered by the proxy, unless it was silent a moment ago; `wait` is how long it was asked to wait.
+    ///
+    /// # Errors
+    /// What went wrong. A proxy that does not answer is not asked for a while.
+    pub(crate) async fn ask<T>(
+        &self,
+        wait: Duration,
+        answer: impl Future<Output = Result<T, UpstreamError>>,
+    ) -> Result<T, UpstreamError> {
+        if self.is_silent() {
+            return Err(UpstreamError::Timeout);
+        }
+        let answer = tokio::time::timeout(wait + PATIENCE, answer).await.unwrap_or(Err(UpstreamError::Timeout));
+        if matches!(answer, Err(UpstreamError::Timeout | UpstreamError::Network { .. })) {
+            *self.silent_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + BREAK);
+        }
+        answer
+    }
+
+    fn is_silent(&self) -> bool {
+        let until = *self.silent_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_some_and(|until| Instant::now() < until)
+    }
+}
+
+/// Tells whether a host, with or without a port, is this machine.
+fn is_loopback(authority: &str) -> bool {
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    };
+    let host = host.trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(url: &str, upstreams: &[&str], insecure: bool) -> ProxyConfig {
+        ProxyConfig {
+            url: url.to_owned(),
+            upstreams: upstreams.iter().map(ToString::to_string).collect(),
+            ca_file: None,
+            insecure,
+            username: None,
+            password_file: None,
+        }
+    }
+
+    #[test]
+    fn plain_http_leaves_the_machine_only_where_that_was_said() {
+        for (url, insecure, is_taken) in [
+            ("http://127.0.0.1:5080", false, true),
+            ("http://[::1]:5080", false, true),
+            ("http://localhost", false, true),
+            ("http://proxy:5080", false, false),
+            ("http://127.0.0.1.example.com", false, false),
+            ("http://proxy:5080", true, true),
+            ("https://proxy", false, true),
+            ("proxy", true, false),
+        ] {
+            assert_eq!(Proxies::new(&[config(url, &["*"], insecure)]).is_ok(), is_taken, "{url} {insecure}");
+        }
+    }
+
+    #[test]
+    fn an_image_is_asked_of_who_stands_for_its_registry() {
+        let proxies = Proxies::new(&[
+            config("https://first", &["docker.io", "quay.io"], false),
+            config("https://second:444", &["*"], false),
+        ]);
+        let proxies = proxies.unwrap();
+        for (host, authority) in
+            [("quay.io", "first"), ("ghcr.io", "second:444"), ("first", "first"), ("second:444", "second:444")]
+        {
+            assert_eq!(proxies.of(host).unwrap().0.authority, authority);
+        }
+        assert!(Proxies::new(&[config("https://first", &["quay.io"], false)]).unwrap().of("ghcr.io").is_none());
+    }
+
+    /// Who does not answer costs one wait, and no more of them for a while.
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_proxy_is_asked_once() {
+        let proxies = Proxies::new(&[config("https://first", &["*"], false)]).unwrap();
+        let (proxy, _) = proxies.of("ghcr.io").unwrap();
+        let start = tokio::time::Instant::now();
+        let silence = || std::future::pending::<Result<(), UpstreamError>>();
+        for _ in 0..3 {
+            assert!(matches!(proxy.ask(Duration::ZERO, silence()).await, Err(UpstreamError::Timeout)));
+        }
+        assert_eq!(start.elapsed(), PATIENCE);
+        let refused = proxies.of("first").unwrap().0.ask(Duration::ZERO, async { Ok(()) }).await;
+        assert!(refused.is_err());
+    }
+}

@@ -1,0 +1,272 @@
+//! [`Tree`]: what a layer holds, from its TOC, as overlayfs wants it: whiteouts are devices, opaque folders are marked.
+//!
+//! All of it lies in a few long arrays, so that a million files fit: an inode takes 48 bytes, a name 12 and its letters, a chunk 64.
+
+mod builder;
+
+use std::ops::Range;
+
+use api::Digest;
+use estargz::TocError;
+
+/// The inode of the root.
+pub(crate) const ROOT: u32 = 0;
+/// Where files begin in the data of a layer: at a page, so that whole pages can be given back.
+const PAGE: u64 = 4096;
+/// The attribute that makes a folder hide what lies below it.
+pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
+
+const TYPE: u32 = 0o170_000;
+const DIRECTORY: u32 = 0o040_000;
+const REGULAR: u32 = 0o100_000;
+const SYMLINK: u32 = 0o120_000;
+const CHARACTER: u32 = 0o020_000;
+const BLOCK: u32 = 0o060_000;
+const FIFO: u32 = 0o010_000;
+
+/// The files of a layer. Inodes are numbers in the order of the TOC, the same whenever it is read.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    /// Names and targets of symlinks.
+    text: Vec<u8>,
+    /// By folder, and in a folder by name.
+    names: Vec<Name>,
+    inodes: Vec<Inode>,
+    /// In the order of the TOC.
+    chunks: Vec<Chunk>,
+    /// By inode.
+    xattrs: Vec<(u32, Vec<Xattr>)>,
+    /// The folders that have no entry of their own.
+    implied: Vec<u32>,
+    data_size: u64,
+}
+
+/// Why a TOC makes no tree.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TreeError {
+    /// It is none.
+    #[error(transparent)]
+    Toc(#[from] TocError),
+    /// It tells what cannot be.
+    #[error("TOC cannot be mounted: {name:?}: {what}")]
+    Entry {
+        /// The entry.
+        name: String,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+}
+
+/// One extended attribute.
+pub(crate) type Xattr = (Box<str>, Box<[u8]>);
+
+#[derive(Debug, Clone, Copy)]
+struct Name {
+    parent: u32,
+    inode: u32,
+    from: u32,
+    length: u16,
+}
+
+/// What a file is. `first` and `count` are its chunks, the names in it, its target in the text or its device number.
+#[derive(Debug, Clone, Copy, Default)]
+struct Inode {
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    links: u32,
+    seconds: i64,
+    nanos: u32,
+    first: u32,
+    count: u32,
+    /// Of a folder the one it lies in; of another file its size.
+    size: u64,
+}
+
+/// A piece of a file that is fetched and verified whole.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Chunk {
+    /// Where its gzip member begins in the blob.
+    pub(crate) offset: u64,
+    /// Where it lies in the layer's data.
+    pub(crate) at: u64,
+    /// Plain bytes of the member before it.
+    pub(crate) inner: u32,
+    /// Its size in bytes.
+    pub(crate) size: u32,
+    digest: [u8; 32],
+}
+
+/// Owner, mode and times of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Attributes {
+    /// Type and permissions.
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) links: u32,
+    pub(crate) size: u64,
+    /// Seconds since 1970, and nanoseconds.
+    pub(crate) modified: (i64, u32),
+    /// Of a device.
+    pub(crate) device: u32,
+}
+
+impl Chunk {
+    /// Tells whether `payload` is this chunk.
+    pub(crate) fn is(&self, payload: &[u8]) -> bool {
+        payload.len() == self.size as usize && Digest::of(payload) == Digest::from_sha256(&self.digest)
+    }
+
+    /// Returns an offset of the blob behind the last byte that is needed: deflate makes nothing much longer.
+    fn bound(&self) -> u64 {
+        let plain = u64::from(self.inner) + u64::from(self.size);
+        self.offset + plain + plain / 1024 + 1024
+    }
+}
+
+impl Tree {
+    /// Reads a TOC's JSON.
+    ///
+    /// # Errors
+    /// See [`TreeError`].
+    pub(crate) fn read(toc: &[u8]) -> Result<Self, TreeError> {
+        builder::read(toc)
+    }
+
+    /// Returns how many bytes the data of all files take.
+    pub(crate) const fn data_size(&self) -> u64 {
+        self.data_size
+    }
+
+    /// Returns how many inodes there are.
+    pub(crate) fn inodes(&self) -> u64 {
+        self.inodes.len() as u64
+    }
+
+    /// Returns the folders that have no entry of their own: they take their attributes from what lies below.
+    pub(crate) fn implied(&self) -> &[u32] {
+        &self.implied
+    }
+
+    fn inode(&self, inode: u32) -> Option<&Inode> {
+        self.inodes.get(inode as usize)
+    }
+
+    fn text(&self, from: u32, length: usize) -> &[u8] {
+        &self.text[from as usize..from as usize + length]
+    }
+
+    fn name(&self, name: &Name) -> &[u8] {
+        self.text(name.from, usize::from(name.length))
+    }
+
+    /// Returns the attributes of an inode, or `None` where there is no such inode.
+    pub(crate) fn attributes(&self, inode: u32) -> Option<Attributes> {
+        let found = self.inode(inode)?;
+        let (size, device) = match found.mode & TYPE {
+            DIRECTORY => (PAGE, 0),
+            SYMLINK => (u64::from(found.count), 0),
+            CHARACTER | BLOCK => (0, found.first),
+            _ => (found.size, 0),
+        };
+        let Inode { mode, uid, gid, links, seconds, nanos, .. } = *found;
+        Some(Attributes { mode, uid, gid, links, size, modified: (seconds, nanos), device })
+    }
+
+    pub(crate) fn is_directory(&self, inode: u32) -> bool {
+        self.inode(inode).is_some_and(|found| found.mode & TYPE == DIRECTORY)
+    }
+
+    /// Returns the folder that a folder lies in; of the root, the root.
+    pub(crate) fn parent(&self, folder: u32) -> u32 {
+        match self.inode(folder) {
+            Some(found) if found.mode & TYPE == DIRECTORY => u32::try_from(found.size).unwrap_or(ROOT),
+            _ => ROOT,
+        }
+    }
+
+    fn names_in(&self, folder: u32) -> &[Name] {
+        match self.inode(folder) {
+            Some(found) if found.mode & TYPE == DIRECTORY => {
+                &self.names[found.first as usize..found.first as usize + found.count as usize]
+            }
+            _ => &[],
+        }
+    }
+
+    /// Returns the inode that `name` names in a folder.
+    pub(crate) fn find(&self, folder: u32, name: &[u8]) -> Option<u32> {
+        let names = self.names_in(folder);
+        let found = names.binary_search_by(|probe| self.name(probe).cmp(name)).ok()?;
+        Some(names[found].inode)
+    }
+
+    /// Returns the cleaned path of a folder.
+    pub(crate) fn path(&self, folder: u32) -> String {
+        let mut parts = Vec::new();
+        let mut at = folder;
+        while at != ROOT {
+            let parent = self.parent(at);
+            let name = self.names_in(parent).iter().find(|name| name.inode == at);
+            parts.push(name.map(|name| String::from_utf8_lossy(self.name(name)).into_owned()).unwrap_or_default());
+            at = parent;
+        }
+        parts.reverse();
+        parts.join("/")
+    }
+
+    /// Returns the names in a folder from the `from`-th on, with their inodes.
+    pub(crate) fn list(&self, folder: u32, from: usize) -> impl Iterator<Item = (&[u8], u32)> {
+        self.names_in(folder).iter().skip(from).map(|name| (self.name(name), name.inode))
+    }
+
+    /// Returns where a symlink leads.
+    pub(crate) fn target(&self, inode: u32) -> Option<&[u8]> {
+        let found = self.inode(inode).filter(|found| found.mode & TYPE == SYMLINK)?;
+        Some(self.text(found.first, found.count as usize))
+    }
+
+    /// Returns the extended attributes of an inode.
+    pub(crate) fn xattrs(&self, inode: u32) -> &[Xattr] {
+        match self.xattrs.binary_search_by_key(&inode, |(inode, _)| *inode) {
+            Ok(found) => &self.xattrs[found].1,
+            Err(_) => &[],
+        }
+    }
+
+    /// Returns all chunks.
+    pub(crate) fn chunks(&self) -> &[Chunk] {
+        &self.chunks
+    }
+
+    /// Returns the chunks that hold `length` bytes at `offset` of a file, and where these lie in the layer's data. What is
+    /// behind the file's end is left out; an empty range of data has no chunks.
+    pub(crate) fn locate(&self, inode: u32, offset: u64, length: u64) -> (Range<u32>, Range<u64>) {
+        let Some(file) = self.inode(inode).filter(|found| found.mode & TYPE == REGULAR && found.count > 0) else {
+            return (0..0, 0..0);
+        };
+        let chunks = &self.chunks[file.first as usize..(file.first + file.count) as usize];
+        let start = chunks[0].at;
+        let (from, to) = (offset.min(file.size), offset.saturating_add(length).min(file.size));
+        if from >= to {
+            return (0..0, 0..0);
+        }
+        let first = chunks.partition_point(|chunk| chunk.at + u64::from(chunk.size) <= start + from) as u32;
+        let last = chunks.partition_point(|chunk| chunk.at < start + to) as u32;
+        (file.first + first..file.first + last, start + from..start + to)
+    }
+
+    /// Returns the bytes of the blob that a run of chunks takes.
+    pub(crate) fn span(&self, chunks: Range<u32>) -> Range<u64> {
+        let run = &self.chunks[chunks.start as usize..chunks.end as usize];
+        let start = run.first().map_or(0, |chunk| chunk.offset);
+        let Some(last) = run.last() else { return start..start };
+        // What follows in the blob begins a member of its own.
+        let behind = self.chunks[chunks.end as usize..].iter().map(|chunk| chunk.offset).find(|&at| at > last.offset);
+        start..behind.unwrap_or(u64::MAX).min(last.bound())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+use super::*;
+
+fn tree(entries: &str) -> Result<Tree, TreeError> {
+    Tree::read(format!(r#"{{"version":1,"entries":[{entries}]}}"#).as_bytes())
+}
+
+impl Tree {
+    fn at(&self, path: &str) -> Option<u32> {
+        path.split('/').filter(|part| !part.is_empty()).try_fold(ROOT, |at, part| self.find(at, part.as_bytes()))
+    }
+}
+
+fn digest(text: &str) -> String {
+    Digest::of(text.as_bytes()).to_string()
+}
+
+fn names(tree: &Tree, folder: &str) -> Vec<String> {
+    let folder = tree.at(folder).unwrap();
+    tree.list(folder, 0).map(|(name, _)| String::from_utf8_lossy(name).into_owned()).collect()
+}
+
+#[test]
+fn a_layer_is_shown_as_overlayfs_wants_it() {
+    let x = digest("x");
+    let tree = tree(&format!(
+        r#"{{"name":".no.prefetch.landmark","type":"reg","size":1,"offset":5,"digest":"{x}","chunkDigest":"{x}"}},
+           {{"name":"./","type":"dir","mode":448,"uid":7}},
+           {{"name":"mark","type":"hardlink","linkName":".no.prefetch.landmark"}},
+           {{"name":"./b/","type":"dir","mode":488,"uid":3,"gid":4,"modtime":"2020-01-02T03:04:05.5Z"}},
+           {{"name":"./b/.wh..wh..opq","type":"reg"}},
+           {{"name":"./b/file","type":"reg","mode":2541,"size":1,"offset":9,"digest":"{x}","chunkDigest":"{x}","xattrs":{{"user.a":"eA=="}}}},
+           {{"name":"b/other","type":"hardlink","linkName":"./b/third"}},
+           {{"name":"b/third","type":"hardlink","linkName":"b/file"}},
+           {{"name":"a/deep/link","type":"symlink","linkName":"../x"}},
+           {{"name":"a/.wh.gone","type":"reg"}},
+           {{"name":"a/.wh.back","type":"reg"}},
+           {{"name":"a/back","type":"fifo","mode":420}},
+           {{"name":"null","type":"char","devMajor":1,"devMinor":300,"mode":438}},
+           {{"name":"stargz.index.json","type":"reg"}}"#
+    ));
+    let tree = tree.unwrap();
+    assert_eq!(names(&tree, ""), ["a", "b", "mark", "null"]);
+    assert_eq!(names(&tree, "a"), ["back", "deep", "gone"]);
+    assert_eq!(names(&tree, "b"), ["file", "other", "third"]);
+    let at = |path: &str| tree.attributes(tree.at(path).unwrap()).unwrap();
+    let b = at("b");
+    assert_eq!((b.mode, b.uid, b.gid, b.links, b.modified), (0o040_750, 3, 4, 2, (1_577_934_245, 500_000_000)));
+    assert_eq!(tree.xattrs(tree.at("b").unwrap()), [(OPAQUE.into(), (*b"y").into())]);
+    // Hard links are one inode, whichever comes first.
+    assert_eq!((at("b/file").mode, at("b/file").links), (0o104_755, 3));
+    assert_eq!([tree.at("b/other"), tree.at("b/third")], [tree.at("b/file"); 2]);
+    assert_eq!(tree.xattrs(tree.at("b/other").unwrap()), [("user.a".into(), (*b"x").into())]);
+    assert_eq!((at("a/gone").mode, at("a/gone").device), (0o020_000, 0), "a whiteout is a device");
+    assert_eq!(at("a/back").mode, 0o010_644);
+    assert_eq!(at("null").device, 0x10_0000 | 1 << 8 | 0x2c);
+    assert_eq!(tree.target(tree.at("a/deep/link").unwrap()), Some(&b"../x"[..]));
+    let implied: Vec<String> = tree.implied().iter().map(|&folder| tree.path(folder)).collect();
+    assert_eq!(implied, ["", "a", "a/deep"]);
+    assert_eq!(tree.parent(tree.at("a/deep").unwrap()), tree.at("a").unwrap());
+    assert_eq!((at("").links, at("").mode, at("").uid), (4, 0o040_755, 0));
+    assert_eq!(at("mark").links, 1);
+}
+
+#[test]
+fn bytes_are_found_in_their_chunks() {
+    let [a, b, c] = ["a", "b", "c"].map(digest);
+    let tree = tree(&format!(
+        r#"{{"name":"big","type":"reg","size":250,"offset":100,"chunkSize":100,"chunkDigest":"{a}"}},
+           {{"name":"big","type":"chunk","offset":180,"chunkOffset":100,"chunkSize":100,"chunkDigest":"{b}"}},
+           {{"name":"big","type":"chunk","offset":230,"chunkOffset":200,"chunkDigest":"{c}"}},
+           {{"name":"empty","type":"reg"}},
+           {{"name":"small","type":"reg","size":10,"offset":900,"digest":"{a}"}}"#
+    ));
+    let tree = tree.unwrap();
+    let big = tree.at("big").unwrap();
+    assert_eq!(tree.locate(big, 0, 100), (0..1, 0..100));
+    assert_eq!(tree.locate(big, 99, 2), (0..2, 99..101));
+    assert_eq!(tree.locate(big, 200, 4096), (2..3, 200..250));
+    assert_eq!(tree.locate(big, 250, 1), (0..0, 0..0));
+    assert_eq!(tree.locate(tree.at("empty").unwrap(), 0, 5), (0..0, 0..0));
+    assert_eq!(tree.locate(tree.at("small").unwrap(), 2, 5), (3..4, 4098..4103));
+    assert_eq!(tree.data_size(), 4106);
+    assert_eq!(tree.span(0..2), 100..230);
+    // What lies between two chunks and is of no file is not fetched, as far as that can be told.
+    assert_eq!(tree.span(2..3).start, 230);
+    assert_eq!(tree.span(3..4), 900..900 + 10 + 1024);
+    assert!(tree.chunks()[3].is(b"a") == (tree.chunks()[3].size == 1));
+}
+
+#[test]
+fn what_cannot_be_mounted_is_refused() {
+    let x = digest("x");
+    for (entries, why) in [
+        (
+            r#"{"name":"a","type":"hardlink","linkName":"b"},{"name":"b","type":"hardlink","linkName":"a"}"#.to_owned(),
+            "cycle",
+        ),
+        (r#"{"name":"a","type":"hardlink","linkName":"b"}"#.to_owned(), "not there"),
+        (r#"{"name":"d","type":"dir"},{"name":"a","type":"hardlink","linkName":"d"}"#.to_owned(), "folder"),
+        (r#"{"name":"f","type":"fifo"},{"name":"f/x","type":"fifo"}"#.to_owned(), "below"),
+        (r#"{"name":"f","type":"reg","size":5,"offset":1}"#.to_owned(), "SHA-256"),
+        (format!(r#"{{"name":"f","type":"reg","size":5,"offset":1,"chunkSize":2,"chunkDigest":"{x}"}}"#), "too few"),
+        (
+            format!(
+                r#"{{"name":"f","type":"reg","size":5,"offset":1,"chunkSize":2,"chunkDigest":"{x}"}},
+                   {{"name":"f","type":"chunk","offset":3,"chunkOffset":3,"chunkDigest":"{x}"}}"#
+            ),
+            "begin",
+        ),
+        (format!(r#"{{"name":"f","type":"chunk","offset":3,"chunkDigest":"{x}"}}"#), "no file"),
+        (format!(r#"{{"name":"{}","type":"fifo"}}"#, "n".repeat(256)), "too long"),
+        (format!(r#"{{"name":"f","type":"reg","size":99999999,"offset":1,"digest":"{x}"}}"#), "64 MiB"),
+        (r#"{"name":"f","type":"fifo","uid":-1}"#.to_owned(), "owner"),
+        (r#"{"name":"/","type":"fifo"}"#.to_owned(), "root"),
+    ] {
+        let refused = tree(&entries).unwrap_err().to_string();
+        assert!(refused.contains(why), "{refused}");
+    }
+}
