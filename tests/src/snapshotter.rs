@@ -81,6 +81,14 @@ impl Snapshotter {
     }
 }
 
+/// Has the kernel forget what of files, names and inodes nobody uses.
+///
+/// # Errors
+/// Not root.
+pub fn drop_caches() -> Result<()> {
+    std::fs::write("/proc/sys/vm/drop_caches", "3").context("drop_caches")
+}
+
 fn launch(scratch: &Scratch) -> Result<Proc> {
     let mut command = Command::new(built("firstlight-snapshotter")?);
     command.arg("--config").arg(scratch.join("config.toml")).arg("run");

@@ -22,6 +22,9 @@ pub struct Config {
     /// How long the first layer of an image waits for the proxy to convert it.
     #[serde(deserialize_with = "duration")]
     pub convert_wait: Duration,
+    /// How long a new layer is left alone before the rest of it is brought in the background.
+    #[serde(deserialize_with = "duration")]
+    pub fill_after: Duration,
     /// The proxies that are asked for twins, the first that stands for a registry for all images of it.
     pub proxy: Vec<ProxyConfig>,
 }
@@ -88,6 +91,7 @@ impl Default for Config {
             mode: Mode::Lazy,
             front_end: FrontEnd::Auto,
             convert_wait: Duration::from_secs(10),
+            fill_after: Duration::from_secs(5),
             proxy: Vec::new(),
         }
     }

@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 
 use crate::Snapshots;
 use crate::fuse::{self, Files, Listing, Node, Reply, Request};
+use crate::layer::Wanted;
 use crate::mounted::Mounted;
 use crate::tree::{Attributes, ROOT};
 
@@ -172,7 +173,7 @@ fn read(runtime: &Handle, mounted: &Mounted, inode: u32, offset: u64, size: u32,
             None => {
                 let layer = Arc::clone(layer);
                 runtime.spawn(async move {
-                    if layer.want(chunks.clone()).await.is_err() {
+                    if layer.want(chunks.clone(), Wanted::Bytes).await.is_err() {
                         return reply.error(Errno::IO);
                     }
                     telemetry::blocking(move || {

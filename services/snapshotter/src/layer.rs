@@ -2,18 +2,21 @@
 
 mod data;
 mod inflate;
+mod proof;
+mod rests;
 mod run;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use api::{Digest, RepositoryName};
+use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 use upstream::{Client, UpstreamError};
 
@@ -21,16 +24,37 @@ use crate::tree::{Tree, TreeError};
 use data::Data;
 use run::Run;
 
+pub(crate) use proof::{Expected, Proof};
+
 /// How long a read that cannot be served is tried again.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The pause before the second try, doubled for each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// What is fetched at least around a miss, and at most while a file is read from end to end: bytes of the blob.
-const LEAST_WINDOW: u64 = 1 << 20;
+/// What is fetched at once, in bytes of the blob: behind a miss this part of it within these bounds, and twice as much for each
+/// run that goes on where the last one ended, up to the most.
+const WINDOW_PART: u64 = 512;
+const LEAST_WINDOW: u64 = 128 << 10;
+const FIRST_WINDOW: u64 = 1 << 20;
 const MOST_WINDOW: u64 = 8 << 20;
 /// How often a chunk is fetched that comes out as another one.
 const CORRUPT_TRIES: u32 = 2;
+
+/// A read that waits, while this lives.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
 
 /// Where the bytes of a twin come from.
 #[derive(Debug, Clone)]
@@ -52,11 +76,33 @@ pub(crate) struct Layer {
     /// The chunk behind the last run, and how much is fetched at once.
     next: AtomicU32,
     window: AtomicU64,
+    folder: PathBuf,
+    /// Where the TOC begins in the blob, once that was asked.
+    end: OnceLock<u64>,
+    /// The tars that it was proven to be.
+    proven: Mutex<HashSet<Digest>>,
+    /// Whether it came out as another tar once, and now for good.
+    is_suspect: AtomicBool,
+    is_refused: AtomicBool,
+    /// Reads that wait for bytes.
+    waiting: AtomicUsize,
+}
+
+/// What of a chunk is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// Its bytes, by somebody who waits.
+    Bytes,
+    /// What lies behind it, too.
+    Tar,
 }
 
 /// Why bytes of a layer cannot be read.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum ReadError {
+    /// Nobody wants them any more.
+    #[error("the work is over")]
+    Over,
     /// They do not come.
     #[error("the bytes do not come")]
     Upstream(#[from] UpstreamError),
@@ -69,6 +115,23 @@ pub(crate) enum ReadError {
     /// The disk failed.
     #[error("the cache on disk failed")]
     Disk(#[source] Arc<io::Error>),
+}
+
+impl Source {
+    /// Returns a range of the blob.
+    async fn bytes(&self, range: Range<u64>) -> Result<Bytes, ReadError> {
+        let mut answer = self.client.blob(&self.name, &self.blob, Some(range.clone())).await?;
+        let start = answer.range.as_ref().map_or(0, |part| part.start);
+        let mut bytes = BytesMut::new();
+        while (start + bytes.len() as u64) < range.end {
+            let Some(next) = answer.body.chunk().await? else {
+                let (expected, received) = (range.end - start, bytes.len() as u64);
+                return Err(UpstreamError::Truncated { expected, received }.into());
+            };
+            bytes.extend_from_slice(&next);
+        }
+        Ok(bytes.freeze().slice((range.start - start) as usize..(range.end - start) as usize))
+    }
 }
 
 impl From<io::Error> for ReadError {
@@ -113,14 +176,22 @@ impl Layer {
         let tree = Tree::read(&json)?;
         drop(json);
         let data = Data::open(folder, &tree).map_err(|source| OpenError::Io { path: folder.to_owned(), source })?;
-        Ok(Self {
+        let layer = Self {
             tree,
             data,
             source,
             running: Mutex::default(),
             next: AtomicU32::new(u32::MAX),
             window: AtomicU64::new(LEAST_WINDOW),
-        })
+            folder: folder.to_owned(),
+            end: OnceLock::new(),
+            proven: Mutex::default(),
+            is_suspect: AtomicBool::new(false),
+            is_refused: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
+        };
+        layer.recall().map_err(|source| OpenError::Io { path: folder.to_owned(), source })?;
+        Ok(layer)
     }
 
     /// Returns how many bytes its data takes of the disk.
@@ -133,8 +204,21 @@ impl Layer {
         self.data.flush()
     }
 
-    /// Reads data that is known to be here: `None` where some of the chunks are not.
+    /// Tells whether reads wait for bytes.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) > 0
+    }
+
+    fn span(&self, chunks: Range<u32>) -> Range<u64> {
+        let span = self.tree.span(chunks, self.end.get().copied());
+        span.start..span.end.min(self.source.size)
+    }
+
+    /// Reads data that is known to be here: `None` where some of the chunks are not. Of a refused layer nothing is read.
     pub(crate) fn read_now(&self, chunks: Range<u32>, at: u64, buffer: &mut [u8]) -> Option<io::Result<()>> {
+        if self.is_refused.load(Ordering::Acquire) {
+            return Some(Err(io::Error::other("the layer is not what its image says")));
+        }
         chunks.into_iter().all(|chunk| self.data.is_checked(chunk)).then(|| self.data.read(at, buffer))
     }
 
@@ -142,11 +226,12 @@ impl Layer {
     ///
     /// # Errors
     /// The last one.
-    pub(crate) async fn want(self: &Arc<Self>, chunks: Range<u32>) -> Result<(), ReadError> {
+    pub(crate) async fn want(self: &Arc<Self>, chunks: Range<u32>, wanted: Wanted) -> Result<(), ReadError> {
+        let _waiting = (wanted == Wanted::Bytes).then(|| Waiting::begin(&self.waiting));
         let deadline = Instant::now() + PATIENCE;
         let (mut pause, mut corrupt) = (FIRST_PAUSE, 0);
         loop {
-            let error = match self.try_all(chunks.clone()).await {
+            let error = match self.try_all(chunks.clone(), wanted).await {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
@@ -154,7 +239,7 @@ impl Layer {
             let is_final = match &error {
                 ReadError::Upstream(_) => Instant::now() + pause > deadline,
                 ReadError::Corrupt { .. } => corrupt >= CORRUPT_TRIES,
-                ReadError::Disk(_) => true,
+                ReadError::Disk(_) | ReadError::Over => true,
             };
             self.tell(&error, is_final);
             if is_final {
@@ -173,11 +258,11 @@ impl Layer {
         }
     }
 
-    async fn try_all(self: &Arc<Self>, chunks: Range<u32>) -> Result<(), ReadError> {
+    async fn try_all(self: &Arc<Self>, chunks: Range<u32>, wanted: Wanted) -> Result<(), ReadError> {
         self.check_present(chunks.clone()).await?;
         // All are begun before any is waited for.
         let runs: Vec<(u32, Arc<Run>)> =
-            chunks.clone().filter_map(|chunk| Some((chunk, self.run_for(chunk, chunks.end)?))).collect();
+            chunks.clone().filter_map(|chunk| Some((chunk, self.run_for(chunk, chunks.end, wanted)?))).collect();
         for (chunk, run) in runs {
             run.arrived(chunk).await?;
         }
@@ -210,33 +295,46 @@ impl Layer {
 
     /// Returns who fetches `chunk`, beginning a run where nobody does; `None` if it is here. A run goes on to `end`, and as
     /// far behind it as the window reaches: what is read next often lies there, and one request brings it all.
-    fn run_for(self: &Arc<Self>, chunk: u32, end: u32) -> Option<Arc<Run>> {
+    fn run_for(self: &Arc<Self>, chunk: u32, end: u32, wanted: Wanted) -> Option<Arc<Run>> {
+        let is_here = |chunk| match wanted {
+            Wanted::Bytes => self.data.is_checked(chunk),
+            Wanted::Tar => self.data.is_whole(chunk),
+        };
         let mut running = self.running();
         // Under the lock: a run that ends marks its chunks before it is taken out.
-        if self.data.is_checked(chunk) {
+        if is_here(chunk) {
             return None;
         }
         if let Some(run) = running.get(&chunk) {
             return Some(Arc::clone(run));
         }
-        let is_next = self.next.load(Ordering::Relaxed) == chunk;
-        let window = if is_next { (self.window.load(Ordering::Relaxed) * 2).min(MOST_WINDOW) } else { LEAST_WINDOW };
-        self.window.store(window, Ordering::Relaxed);
+        let window = if wanted == Wanted::Bytes { self.window_at(chunk) } else { 0 };
         let chunks = self.tree.chunks();
         let mut last = chunk + 1;
         while (last as usize) < chunks.len()
-            && !self.data.is_checked(last)
+            && !is_here(last)
             && !running.contains_key(&last)
             && chunks[last as usize].offset >= chunks[last as usize - 1].offset
             && (last < end || chunks[last as usize].offset - chunks[chunk as usize].offset < window)
         {
             last += 1;
         }
-        self.next.store(last, Ordering::Relaxed);
+        if wanted == Wanted::Bytes {
+            self.next.store(last, Ordering::Relaxed);
+        }
         let run = Arc::new(Run::new(chunk..last));
         running.extend((chunk..last).map(|chunk| (chunk, Arc::clone(&run))));
         drop(running);
         tokio::spawn(Arc::clone(&run).fetch(Arc::clone(self)));
         Some(run)
+    }
+
+    /// Returns how much is fetched behind a miss.
+    fn window_at(&self, chunk: u32) -> u64 {
+        let is_next = self.next.load(Ordering::Relaxed) == chunk;
+        let first = (self.source.size / WINDOW_PART).clamp(LEAST_WINDOW, FIRST_WINDOW);
+        let window = if is_next { (self.window.load(Ordering::Relaxed) * 2).min(MOST_WINDOW) } else { first };
+        self.window.store(window, Ordering::Relaxed);
+        window
     }
 }

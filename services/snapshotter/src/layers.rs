@@ -15,7 +15,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use upstream::{TocBody, UpstreamError};
 
 use crate::SnapshotError;
-use crate::layer::{Layer, OpenError, Source};
+use crate::layer::{Expected, Layer, OpenError, Source};
 use crate::proxies::Proxies;
 
 /// The largest JSON of a TOC that is read: two million files.
@@ -32,8 +32,8 @@ pub(crate) struct Origin {
     pub(crate) twin: Digest,
     pub(crate) twin_size: u64,
     pub(crate) toc: Digest,
-    /// The digest of the layer's plain tar, which the chain commits to.
-    pub(crate) diff_id: Digest,
+    /// The layer's plain tar, which the chain commits to.
+    pub(crate) expected: Expected,
 }
 
 /// Why a layer cannot be mounted.
@@ -100,7 +100,7 @@ impl Origin {
             twin: twin.twin.digest.clone(),
             twin_size: twin.twin.size,
             toc: twin.toc.digest.clone(),
-            diff_id: twin.diff_id.clone(),
+            expected: Expected { diff_id: twin.diff_id.clone(), tail: twin.tail.clone() },
         }
     }
 }
@@ -144,6 +144,11 @@ impl Layers {
         let layer = Layer::open(&self.folder(&origin.twin), &origin.toc, self.source(origin)?)?;
         // Of two who open it at once one is used.
         Ok(Arc::clone(self.opened().entry(origin.twin.clone()).or_insert_with(|| Arc::new(layer))))
+    }
+
+    /// Tells whether a layer is still one of them.
+    pub(crate) fn has(&self, layer: &Layer) -> bool {
+        self.opened().values().any(|open| std::ptr::eq(&**open, layer))
     }
 
     /// Returns all layers that are open.

@@ -6,6 +6,7 @@
 
 mod error;
 mod files;
+mod filler;
 mod filter;
 mod folders;
 mod fuse;

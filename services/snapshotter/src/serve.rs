@@ -19,6 +19,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::config::Config;
 use crate::files::LazyMount;
+use crate::filler::Filler;
 use crate::fuse::{self, Session};
 use crate::layers::Layers;
 use crate::lazy::Lazy;
@@ -38,7 +39,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// # Errors
 /// Says what could not be opened, bound or served.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    let Config { root, socket: address, convert_wait, proxy, .. } = config;
+    let Config { root, socket: address, convert_wait, fill_after, proxy, .. } = config;
     fs::create_dir_all(&root).with_context(|| format!("cannot make the folder {}", root.display()))?;
     let _lock = lock(&root)?;
     let proxies = Arc::new(Proxies::new(&proxy)?);
@@ -52,13 +53,22 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mount = LazyMount::new(Arc::clone(&snapshots), Handle::current());
     let mount = Mounting::start(&root.join("lazy"), mount)?;
     let lazy = Lazy::new(Arc::clone(&snapshots), Arc::clone(&layers), proxies, convert_wait);
-    let service = Service::new(snapshots, Arc::new(lazy));
+    let service = Service::new(Arc::clone(&snapshots), Arc::new(lazy));
     let shutdown = Shutdown::new();
     shutdown.listen_for_signals().context("cannot listen for signals")?;
     let listener = bind(&address)?;
+    let filler = Filler {
+        snapshots: Arc::clone(&snapshots),
+        layers: Arc::clone(&layers),
+        root: root.clone(),
+        after: fill_after,
+        shutdown: shutdown.clone(),
+    };
+    let filling = tokio::spawn(filler.run());
     let flushing = tokio::spawn(flush(Arc::clone(&layers)));
     tracing::info!(root = %root.display(), address = %address.display(), "serving");
     accept(&listener, &service, &shutdown).await;
+    let _ended = filling.await;
     flushing.abort();
     flush_all(layers).await;
     telemetry::blocking(move || mount.end()).await;

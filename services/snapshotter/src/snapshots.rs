@@ -255,6 +255,16 @@ impl Snapshots {
         Ok(Arc::clone(self.mounted_mut().entry(id).or_insert(mounted)))
     }
 
+    /// Returns where the bytes of all lazy snapshots come from, the oldest first.
+    ///
+    /// # Errors
+    /// What failed.
+    pub(crate) fn origins(&self) -> Result<Vec<Origin>, SnapshotError> {
+        let mut rows: Vec<_> = self.store.all()?.into_iter().map(|(_, row)| row).collect();
+        rows.sort_by_key(|row| row.id);
+        Ok(rows.into_iter().filter_map(|row| row.origin).collect())
+    }
+
     fn root_of(&self, parent: Parent) -> Result<Root, SnapshotError> {
         if !parent.is_lazy {
             return self.folders.root_of(parent.id);

@@ -16,6 +16,9 @@ const PAGE: u64 = 4096;
 /// The attribute that makes a folder hide what lies below it.
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
 
+/// The most packed bytes behind a chunk that are fetched with it: headers of files that have no bytes.
+const LARGEST_REST: u64 = 16 << 20;
+
 const TYPE: u32 = 0o170_000;
 const DIRECTORY: u32 = 0o040_000;
 const REGULAR: u32 = 0o100_000;
@@ -257,14 +260,18 @@ impl Tree {
         (file.first + first..file.first + last, start + from..start + to)
     }
 
-    /// Returns the bytes of the blob that a run of chunks takes.
-    pub(crate) fn span(&self, chunks: Range<u32>) -> Range<u64> {
+    /// Returns the bytes of the blob that the members of a run of chunks take; `end` is where the last member of all ends, if
+    /// that is known.
+    pub(crate) fn span(&self, chunks: Range<u32>, end: Option<u64>) -> Range<u64> {
         let run = &self.chunks[chunks.start as usize..chunks.end as usize];
         let start = run.first().map_or(0, |chunk| chunk.offset);
         let Some(last) = run.last() else { return start..start };
         // What follows in the blob begins a member of its own.
         let behind = self.chunks[chunks.end as usize..].iter().map(|chunk| chunk.offset).find(|&at| at > last.offset);
-        start..behind.unwrap_or(u64::MAX).min(last.bound())
+        match behind.or(end) {
+            Some(behind) => start..behind.min(last.bound() + LARGEST_REST),
+            None => start..last.bound(),
+        }
     }
 }
 

@@ -3,12 +3,30 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use e2e::web;
 use e2e::{Node, Proxy, ProxyOptions, Registry, RegistryOptions, Snapshotter, is_root, run, skip, wait};
 
 /// No conversion of a healthy test takes longer.
 const LIMIT: Duration = Duration::from_secs(300);
 
 use crate::bench::Bench;
+use crate::push;
+use crate::tar::Tar;
+
+/// The repository of [`World::push_bulky`]'s image.
+const BULKY: &str = "team/bulky";
+
+/// Returns bytes that no compressor makes smaller; the same for the same seed.
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let words = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    words.flatten().take(length).collect()
+}
 
 /// A registry, a proxy before it, and a containerd whose snapshotter asks that proxy.
 #[derive(Debug)]
@@ -21,18 +39,53 @@ pub(crate) struct World {
 impl World {
     /// Starts a world with the test images.
     pub(crate) fn start() -> Self {
-        Self::around(Registry::start(&Node::Machine).unwrap())
+        Self::start_with("")
+    }
+
+    /// Starts a world with the test images, and more lines in the snapshotter's configuration.
+    pub(crate) fn start_with(config: &str) -> Self {
+        Self::around(Registry::start(&Node::Machine).unwrap(), config)
     }
 
     /// Starts a world without images.
     pub(crate) fn empty() -> Self {
-        let options = RegistryOptions { empty: true, ..RegistryOptions::default() };
-        Self::around(Registry::start_with(&Node::Machine, &options).unwrap())
+        Self::around(Self::bare(), "")
     }
 
-    fn around(registry: Registry) -> Self {
+    fn bare() -> Registry {
+        let options = RegistryOptions { empty: true, ..RegistryOptions::default() };
+        Registry::start_with(&Node::Machine, &options).unwrap()
+    }
+
+    /// Pushes the test image with a layer more that its programs do not look at, as most images have.
+    fn push_bulky(&self) {
+        self.registry.push("python", BULKY, "base").unwrap();
+        let base = self.registry.digest(BULKY, "base").unwrap();
+        let document = |path: &str| {
+            let path = format!("/v2/{BULKY}/{path}");
+            self.proxy.request("GET", &path, &[("accept", web::MANIFEST_TYPES)]).unwrap().json().unwrap()
+        };
+        let mut manifest = document(&format!("manifests/{base}"));
+        let mut config = document(&format!("blobs/{}", manifest["config"]["digest"].as_str().unwrap()));
+        let mut bulk = Tar::new();
+        for number in 0..100 {
+            bulk = bulk.file(&format!("bulk/{number}"), &noise(number, 1 << 20));
+        }
+        let plain = bulk.end();
+        let layer = push::layer(&self.registry, BULKY, push::TAR, plain.clone().into(), e2e::digest(&plain));
+        config["rootfs"]["diff_ids"].as_array_mut().unwrap().push(layer.diff_id.clone().into());
+        let config = config.to_string();
+        let digest = push::blob(&self.registry, BULKY, config.clone().into());
+        manifest["config"] = push::descriptor(push::CONFIG, &digest, config.len());
+        manifest["layers"].as_array_mut().unwrap().push(layer.descriptor());
+        manifest["mediaType"] = push::MANIFEST.into();
+        push::manifest(&self.registry, BULKY, "latest", push::MANIFEST, &manifest);
+    }
+
+    fn around(registry: Registry, config: &str) -> Self {
         let proxy = Proxy::start(&Node::Machine, ProxyOptions::new(registry.at())).unwrap();
-        let bench = Bench::start_with(&format!("convert_wait = '30s'\n[[proxy]]\nurl = 'http://{}'\n", proxy.at()));
+        let bench =
+            Bench::start_with(&format!("convert_wait = '30s'\n{config}[[proxy]]\nurl = 'http://{}'\n", proxy.at()));
         Self { bench, proxy, registry }
     }
 
@@ -49,6 +102,13 @@ impl World {
         (format!("{}/{repository}@{digest}", self.proxy.at()), digest)
     }
 
+    /// Returns the size of an image's layers, as they are pulled.
+    fn size(&self, repository: &str, digest: &str) -> u64 {
+        let path = format!("/v2/{repository}/manifests/{digest}");
+        let manifest = self.proxy.request("GET", &path, &[("accept", web::MANIFEST_TYPES)]).unwrap().json().unwrap();
+        manifest["layers"].as_array().unwrap().iter().map(|layer| layer["size"].as_u64().unwrap()).sum()
+    }
+
     /// Checks that no layer was pulled in the ordinary way.
     pub(crate) fn assert_lazy(&self) {
         let log = self.bench.snapshotter.log();
@@ -62,19 +122,19 @@ fn a_pinned_image_starts_before_it_is_here() {
     if !is_root() {
         return skip("a_pinned_image_starts_before_it_is_here", "not root");
     }
-    let world = World::start();
-    let (reference, digest) = world.pinned("library/python");
+    let world = World::around(World::bare(), "fill_after = '1h'\n");
+    world.push_bulky();
+    let (reference, digest) = world.pinned(BULKY);
     let containerd = &world.bench.containerd;
     containerd.pull_lazily(Snapshotter::NAME, &reference).unwrap();
     assert_eq!(containerd.digest(&reference).unwrap(), digest);
+    let served = || world.proxy.metric("firstlight_served_bytes_total").unwrap();
+    let before = served();
     let said = containerd.run_with(Snapshotter::NAME, &reference, &["python3", "-c", "print(6 * 7)"]);
     assert_eq!(said.unwrap(), "42", "{}", world.bench.snapshotter.log());
     world.assert_lazy();
-    for entry in std::fs::read_dir(world.bench.snapshotter.layers()).unwrap() {
-        let data = entry.unwrap().path().join("data");
-        let found = std::fs::metadata(&data).unwrap();
-        println!("{} {} of {}", data.display(), std::os::unix::fs::MetadataExt::blocks(&found) * 512, found.len());
-    }
+    let (fetched, all) = (served() - before, world.size(BULKY, &digest) as f64);
+    assert!(fetched < all * 0.05, "{fetched} of {all} bytes");
     run(containerd.ctr().args(["images", "rm", "--sync", &reference])).unwrap();
     world.bench.wait_empty();
 }

@@ -7,6 +7,7 @@ mod bench;
 mod compressed;
 mod images;
 mod lazy;
+mod proof;
 #[path = "../formats/push.rs"]
 #[expect(dead_code, reason = "the formats use more of it")]
 mod push;

@@ -15,7 +15,7 @@ use crate::row::{Outcome, Row, base};
 use crate::{compressed, rows};
 
 const REPOSITORY: &str = "odd/layers";
-const ORDINARY: &str = "overlayfs";
+pub(crate) const ORDINARY: &str = "overlayfs";
 
 /// When the layers were unpacked that a test compares.
 #[derive(Debug, Clone, Copy)]

@@ -6,6 +6,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::inflate::Unpacked;
+use super::rests::Rests;
 use crate::tree::{Chunk, Tree};
 
 /// The plain bytes of a layer's files.
@@ -18,6 +20,7 @@ pub(super) struct Data {
     bits: PathBuf,
     present: Bits,
     checked: Bits,
+    pub(super) rests: Rests,
     /// Whether `present` has changed since it was written down.
     is_dirty: AtomicBool,
 }
@@ -66,7 +69,8 @@ impl Data {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        Ok(Self { file, bits, present, checked: Bits::new(count), is_dirty: AtomicBool::new(false) })
+        let rests = Rests::open(folder, count)?;
+        Ok(Self { file, bits, present, checked: Bits::new(count), rests, is_dirty: AtomicBool::new(false) })
     }
 
     /// Tells whether a chunk is here and was verified by this process.
@@ -83,9 +87,20 @@ impl Data {
         self.file.read_exact_at(buffer, at)
     }
 
-    /// Keeps a chunk that was verified.
-    pub(super) fn put(&self, number: u32, chunk: &Chunk, payload: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(payload, chunk.at)?;
+    /// Tells whether a chunk and what lies behind it are here.
+    pub(super) fn is_whole(&self, chunk: u32) -> bool {
+        self.is_present(chunk) && self.rests.has(chunk + 1)
+    }
+
+    /// Keeps a chunk that was verified, and what lies around it in its member, where that is known.
+    pub(super) fn put(&self, number: u32, chunk: &Chunk, unpacked: &Unpacked) -> io::Result<()> {
+        if let Some(rest) = unpacked.rest.as_ref().filter(|_| !self.rests.has(number + 1)) {
+            if !unpacked.before.is_empty() {
+                self.rests.put_before(number, &unpacked.before)?;
+            }
+            self.rests.put(number + 1, rest)?;
+        }
+        self.file.write_all_at(&unpacked.payload, chunk.at)?;
         self.present.set(number, true);
         self.checked.set(number, true);
         self.is_dirty.store(true, Ordering::Release);
@@ -118,6 +133,7 @@ impl Data {
         let bits = self.present.to_bytes();
         let write = || {
             self.file.sync_data()?;
+            self.rests.sync()?;
             let new = self.bits.with_extension("new");
             fs::write(&new, bits)?;
             fs::rename(&new, &self.bits)

@@ -60,8 +60,7 @@ impl Run {
 
     async fn fetch_all(&self, layer: &Arc<Layer>, next: &mut u32) -> Result<(), ReadError> {
         let source = &layer.source;
-        let span = layer.tree.span(self.chunks.clone());
-        let span = span.start..span.end.min(source.size);
+        let span = layer.span(self.chunks.clone());
         let mut answer = source.client.blob(&source.name, &source.blob, Some(span.clone())).await?;
         // Who does not know ranges sends it all.
         let mut skip = if answer.range.is_some() { 0 } else { span.start };
@@ -75,7 +74,7 @@ impl Run {
             skip -= passed;
             packed.extend_from_slice(&bytes[passed as usize..]);
             let here = (start + packed.len() as u64).min(span.end);
-            let whole = |chunk: u32| layer.tree.span(chunk..chunk + 1).end.min(span.end) <= here;
+            let whole = |chunk: u32| layer.span(chunk..chunk + 1).end.min(span.end) <= here;
             let until = (*next..self.chunks.end).find(|&chunk| !whole(chunk)).unwrap_or(self.chunks.end);
             if until > *next {
                 let behind = layer.tree.chunks().get(until as usize).map_or(here, |chunk| chunk.offset.min(here));
@@ -102,10 +101,19 @@ impl Run {
         let keep = move || {
             for number in from..until {
                 let chunk = layer.tree.chunks()[number as usize];
-                let member = packed.get((chunk.offset - start) as usize..).unwrap_or_default();
-                let payload = inflate::chunk(member, chunk.inner, chunk.size).ok().filter(|payload| chunk.is(payload));
-                let Some(payload) = payload else { return (number, Err(ReadError::Corrupt { chunk: number })) };
-                if let Err(error) = layer.data.put(number, &chunk, &payload) {
+                // To where the next member begins, if that is here.
+                let end = (layer.span(number..number + 1).end - start).min(packed.len() as u64) as usize;
+                let member = packed.get((chunk.offset - start) as usize..end).unwrap_or_default();
+                let next = layer.tree.chunks().get(number as usize + 1).filter(|next| next.offset == chunk.offset);
+                let unpacked = inflate::chunk(member, chunk.inner, chunk.size, next.map(|next| next.inner));
+                let Some(mut unpacked) = unpacked.ok().filter(|unpacked| chunk.is(&unpacked.payload)) else {
+                    return (number, Err(ReadError::Corrupt { chunk: number }));
+                };
+                if number > 0 && layer.tree.chunks()[number as usize - 1].offset == chunk.offset {
+                    // That is the chunk before it, and what lies behind that.
+                    unpacked.before.clear();
+                }
+                if let Err(error) = layer.data.put(number, &chunk, &unpacked) {
                     return (number, Err(error.into()));
                 }
                 state.send_replace(State::Until(number + 1));

@@ -1,0 +1,148 @@
+//! What is shown is what the image's digest commits to, whoever serves it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use api::Digest;
+use bytes::Bytes;
+use e2e::{Snapshotter, TreeKind as Kind, drop_caches, is_root, skip, wait};
+use serde_json::json;
+
+use crate::compressed::gzip;
+use crate::lazy::World;
+use crate::push::{self, GZIP, Layer, MANIFEST};
+use crate::tar::Tar;
+use crate::trees::{Moment, ORDINARY, top_of};
+
+/// Nothing of a healthy test takes longer.
+const LIMIT: Duration = Duration::from_secs(300);
+const REPOSITORY: &str = "team/app";
+const GENUINE: &[u8] = b"genuine";
+const EVIL: &[u8] = b"an attacker's";
+
+impl World {
+    /// Pushes a layer with one file.
+    fn layer(&self, contents: &[u8]) -> Layer {
+        let plain = Tar::new().dir("./").file("./program", contents).end();
+        push::layer(&self.registry, REPOSITORY, GZIP, Bytes::from(gzip(&plain)), e2e::digest(&plain))
+    }
+
+    /// Returns the digest of the one file that a snapshot shows.
+    fn program(&self, top: &str) -> anyhow::Result<String> {
+        let tree = self.bench.tree(Snapshotter::NAME, top)?;
+        match &tree.entries[Path::new("program")].kind {
+            Kind::File(_, digest) => Ok(digest.clone()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn pull(&self, image: &str) -> anyhow::Result<String> {
+        let reference = format!("{}/{REPOSITORY}@{image}", self.proxy.at());
+        self.bench.containerd.pull_lazily(Snapshotter::NAME, &reference)
+    }
+
+    fn count(&self, file: &str) -> usize {
+        let layers = std::fs::read_dir(self.bench.snapshotter.layers()).unwrap();
+        layers.filter(|layer| layer.as_ref().unwrap().path().join(file).exists()).count()
+    }
+
+    fn wait_log(&self, text: &str) {
+        let said = || Ok(self.bench.snapshotter.log().contains(text).then_some(()));
+        if let Err(error) = wait::until(text, LIMIT, said) {
+            panic!("{error}\n{}", self.bench.snapshotter.log());
+        }
+    }
+}
+
+/// What nobody reads comes in the background, is proven to be the image's own tar, and then needs neither proxy nor network, also
+/// after a restart.
+#[test]
+fn an_image_comes_and_is_proven() {
+    if !is_root() {
+        return skip("an_image_comes_and_is_proven", "not root");
+    }
+    let mut world = World::start();
+    let (reference, _) = world.pinned("library/python");
+    world.bench.containerd.pull_lazily(Snapshotter::NAME, &reference).unwrap();
+    let layers = std::fs::read_dir(world.bench.snapshotter.layers()).unwrap().count();
+    let proven = || Ok((world.count("proven") == layers).then_some(()));
+    if let Err(error) = wait::until("the proof", LIMIT, proven) {
+        panic!("{error}\n{}", world.bench.snapshotter.log());
+    }
+    let begun = Moment::now();
+    world.bench.containerd.pull_with(ORDINARY, &reference).unwrap();
+    assert!(world.proxy.proc().stop().unwrap(), "{}", world.proxy.log());
+    world.bench.kill_and_start();
+    drop_caches().unwrap();
+    let ours = world.bench.tree(Snapshotter::NAME, &top_of(&world.bench, Snapshotter::NAME)).unwrap();
+    let theirs = world.bench.tree(ORDINARY, &top_of(&world.bench, ORDINARY)).unwrap();
+    begun.assert_same(&theirs, &ours).unwrap();
+    let log = world.bench.snapshotter.log();
+    assert!(!log.contains("tried again") && !log.contains("panicked"), "{log}");
+}
+
+/// A manifest of an attacker's layer and the genuine image's config is not pulled, and leaves nothing that the genuine image,
+/// pulled after it, would be given.
+#[test]
+fn a_genuine_config_opens_no_door_to_another_layer() {
+    if !is_root() {
+        return skip("a_genuine_config_opens_no_door_to_another_layer", "not root");
+    }
+    let world = World::empty();
+    let (genuine, evil) = (world.layer(GENUINE), world.layer(EVIL));
+    let image = push::image(&world.registry, REPOSITORY, "genuine", std::slice::from_ref(&genuine));
+    let config = push::config(&world.registry, REPOSITORY, std::slice::from_ref(&genuine));
+    let document = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [evil.descriptor()]});
+    let poisoned = push::manifest(&world.registry, REPOSITORY, "evil", MANIFEST, &document);
+    let refused = format!("{:#}", world.pull(&poisoned).unwrap_err());
+    assert!(refused.contains("diff id"), "{refused}");
+    world.wait_log("chain_mismatch");
+    world.pull(&image).unwrap();
+    assert_eq!(world.program(&genuine.diff_id).unwrap(), e2e::digest(GENUINE));
+}
+
+/// A proxy whose catalog was tampered with: what the chain shows is not mounted, and what only the bytes show is shown no longer
+/// once they are here.
+#[test]
+fn an_altered_twin_is_found_out() {
+    if !is_root() {
+        return skip("an_altered_twin_is_found_out", "not root");
+    }
+    let world = World::empty();
+    let (genuine, evil) = (world.layer(GENUINE), world.layer(EVIL));
+    let image = push::image(&world.registry, REPOSITORY, "genuine", std::slice::from_ref(&genuine));
+    let other = push::image(&world.registry, REPOSITORY, "evil", std::slice::from_ref(&evil));
+    for image in [&image, &other] {
+        let call = format!("/v2/{REPOSITORY}/_firstlight/lazy/{image}?wait=30");
+        let answer = world.proxy.request("GET", &call, &[]).unwrap();
+        assert_eq!(answer.json().unwrap()["layers"][0]["state"], "ready", "{}", answer.text());
+    }
+    let columns = ["twin", "twin_size", "diff_id", "plain_size", "toc", "toc_size", "tail", "implied_dirs"];
+    let tamper = |columns: &[&str]| {
+        let set: Vec<String> = columns
+            .iter()
+            .map(|column| format!("{column} = (SELECT {column} FROM twins WHERE source = '{}')", evil.digest))
+            .collect();
+        let update = format!("UPDATE twins SET {} WHERE source = '{}'", set.join(", "), genuine.digest);
+        world.proxy.sql(&update).unwrap();
+    };
+    tamper(&columns);
+    world.pull(&image).unwrap();
+    assert_eq!(world.program(&genuine.diff_id).unwrap(), e2e::digest(EVIL), "until it is proven the proxy is trusted");
+    world.wait_log("nothing of it is shown any more");
+    drop_caches().unwrap();
+    let error = world.program(&genuine.diff_id).unwrap_err();
+    assert!(format!("{error:#}").contains("os error 5"), "{error:#}");
+
+    // Told what the proxy measured, the snapshotter does not even begin.
+    let third = world.layer(b"third");
+    let image = push::image(&world.registry, REPOSITORY, "third", std::slice::from_ref(&third));
+    let call = format!("/v2/{REPOSITORY}/_firstlight/lazy/{image}?wait=30");
+    assert_eq!(world.proxy.request("GET", &call, &[]).unwrap().status, 200);
+    let update =
+        format!("UPDATE twins SET source_diff_id = '{}' WHERE source = '{}'", Digest::of(b"another"), third.digest);
+    world.proxy.sql(&update).unwrap();
+    world.pull(&image).unwrap();
+    world.wait_log("chain_mismatch");
+    assert_eq!(world.program(&third.diff_id).unwrap(), e2e::digest(b"third"));
+}
