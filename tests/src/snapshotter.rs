@@ -1,5 +1,6 @@
 //! The snapshotter, for containerds to use.
 
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -13,6 +14,7 @@ use crate::{Proc, Scratch};
 #[derive(Debug)]
 pub struct Snapshotter {
     proc: Proc,
+    _holder: Proc,
     scratch: Scratch,
 }
 
@@ -40,8 +42,10 @@ impl Snapshotter {
         rustix::mount::mount_change(&root, MountPropagationFlags::SHARED).context("a shared root")?;
         let config = format!("root = '{}'\nsocket = '{}'\n{config}", root.display(), scratch.join("s.sock").display());
         scratch.write("config.toml", &config)?;
+        let mut holder = Proc::start(command(&scratch)?.arg("hold"), &scratch.join("holder.log"))?;
+        holder.ready(|| UnixStream::connect(scratch.join("h.sock")).is_ok())?;
         let proc = launch(&scratch)?;
-        Ok(Self { proc, scratch })
+        Ok(Self { proc, _holder: holder, scratch })
     }
 
     /// Kills it (SIGKILL) and starts it again on the same folder and socket.
@@ -49,7 +53,23 @@ impl Snapshotter {
     /// # Errors
     /// As for [`Snapshotter::start`].
     pub fn kill_and_start(&mut self) -> Result<()> {
-        self.proc.kill()?;
+        self.kill()?;
+        self.start_again()
+    }
+
+    /// Kills it (SIGKILL).
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn kill(&mut self) -> Result<()> {
+        self.proc.kill()
+    }
+
+    /// Starts it again after a kill, on the same folder and socket.
+    ///
+    /// # Errors
+    /// As for [`Snapshotter::start`].
+    pub fn start_again(&mut self) -> Result<()> {
         self.proc = launch(&self.scratch)?;
         Ok(())
     }
@@ -70,9 +90,10 @@ impl Snapshotter {
         self.scratch.join("root/layers")
     }
 
-    /// Returns what it has logged.
+    /// Returns what it has logged, and its holder.
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.scratch.join("snapshotter.log")).unwrap_or_default()
+        let log = |name| std::fs::read_to_string(self.scratch.join(name)).unwrap_or_default();
+        log("snapshotter.log") + &log("holder.log")
     }
 
     /// Returns its process.
@@ -89,11 +110,15 @@ pub fn drop_caches() -> Result<()> {
     std::fs::write("/proc/sys/vm/drop_caches", "3").context("drop_caches")
 }
 
-fn launch(scratch: &Scratch) -> Result<Proc> {
+fn command(scratch: &Scratch) -> Result<Command> {
     let mut command = Command::new(built("firstlight-snapshotter")?);
-    command.arg("--config").arg(scratch.join("config.toml")).arg("run");
-    let mut proc = Proc::start(&command, &scratch.join("snapshotter.log"))?;
+    command.arg("--config").arg(scratch.join("config.toml")).arg("--holder").arg(scratch.join("h.sock"));
+    Ok(command)
+}
+
+fn launch(scratch: &Scratch) -> Result<Proc> {
+    let mut proc = Proc::start(command(scratch)?.arg("run"), &scratch.join("snapshotter.log"))?;
     let address = scratch.join("s.sock");
-    proc.ready(|| std::os::unix::net::UnixStream::connect(&address).is_ok())?;
+    proc.ready(|| UnixStream::connect(&address).is_ok())?;
     Ok(proc)
 }

@@ -14,6 +14,9 @@ pub struct Cli {
     /// The folder of snapshots, instead of the configured one
     #[arg(long, global = true)]
     pub root: Option<PathBuf>,
+    /// The Unix socket of the holder, instead of the configured one
+    #[arg(long, global = true)]
+    pub holder: Option<PathBuf>,
     /// The Unix socket for containerd, instead of the configured one
     #[arg(long, global = true)]
     pub socket: Option<PathBuf>,
@@ -33,6 +36,8 @@ pub struct Cli {
 pub enum Command {
     /// Serve containerd until a signal asks to stop
     Run,
+    /// Keep what is mounted while the snapshotter is restarted
+    Hold,
 }
 
 /// How log lines look.

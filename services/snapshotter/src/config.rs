@@ -15,6 +15,11 @@ pub struct Config {
     pub root: PathBuf,
     /// The Unix socket for containerd.
     pub socket: PathBuf,
+    /// The Unix socket of the holder.
+    pub holder: PathBuf,
+    /// How long the holder lets readers wait for a snapshotter that is gone.
+    #[serde(deserialize_with = "duration")]
+    pub restart_grace: Duration,
     /// How images are mounted.
     pub mode: Mode,
     /// What mounts them.
@@ -88,6 +93,8 @@ impl Default for Config {
         Self {
             root: PathBuf::from("/var/lib/firstlight-snapshotter"),
             socket: PathBuf::from("/run/firstlight-snapshotter/snapshotter.sock"),
+            holder: PathBuf::from("/run/firstlight-snapshotter/holder.sock"),
+            restart_grace: Duration::from_secs(60),
             mode: Mode::Lazy,
             front_end: FrontEnd::Auto,
             convert_wait: Duration::from_secs(10),

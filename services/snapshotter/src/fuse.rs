@@ -8,7 +8,7 @@ mod reply;
 mod session;
 
 pub(crate) use reply::{Listing, Reply};
-pub(crate) use session::{Session, mount, unmount};
+pub(crate) use session::{Session, is_mounted, mount, refuse, resend, unmount};
 
 use crate::tree::Attributes;
 

@@ -10,6 +10,7 @@ mod filler;
 mod filter;
 mod folders;
 mod fuse;
+mod holder;
 mod layer;
 mod layers;
 mod lazy;
@@ -30,6 +31,7 @@ pub mod config;
 
 pub use error::{Class, SnapshotError};
 pub use filter::{Filter, FilterError};
+pub use holder::hold;
 pub use mount::Mount;
 pub use serve::run;
 pub use service::Service;

@@ -28,8 +28,10 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     let mut config = Config::load(cli.config.as_deref())?;
     config.root = cli.root.unwrap_or(config.root);
     config.socket = cli.socket.unwrap_or(config.socket);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    match cli.command {
-        Command::Run => runtime.block_on(snapshotter::run(config)),
+    config.holder = cli.holder.unwrap_or(config.holder);
+    if let Command::Hold = cli.command {
+        return snapshotter::hold(&config.holder, config.restart_grace);
     }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(snapshotter::run(config))
 }

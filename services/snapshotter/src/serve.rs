@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::files::LazyMount;
 use crate::filler::Filler;
 use crate::fuse::{self, Session};
+use crate::holder::Held;
 use crate::layers::Layers;
 use crate::lazy::Lazy;
 use crate::proxies::Proxies;
@@ -39,7 +40,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// # Errors
 /// Says what could not be opened, bound or served.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    let Config { root, socket: address, convert_wait, fill_after, proxy, .. } = config;
+    let Config { root, socket: address, holder, convert_wait, fill_after, proxy, .. } = config;
     fs::create_dir_all(&root).with_context(|| format!("cannot make the folder {}", root.display()))?;
     let _lock = lock(&root)?;
     let proxies = Arc::new(Proxies::new(&proxy)?);
@@ -51,7 +52,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (snapshots, layers) =
         opened.await.with_context(|| format!("cannot open the snapshots in {}", root.display()))?;
     let mount = LazyMount::new(Arc::clone(&snapshots), Handle::current());
-    let mount = Mounting::start(&root.join("lazy"), mount)?;
+    let mount = Mounting::start(&root.join("lazy"), mount, &holder)?;
     let lazy = Lazy::new(Arc::clone(&snapshots), Arc::clone(&layers), proxies, convert_wait);
     let service = Service::new(Arc::clone(&snapshots), Arc::new(lazy));
     let shutdown = Shutdown::new();
@@ -81,22 +82,51 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 struct Mounting {
     at: PathBuf,
     session: Session,
+    holder: Option<Held>,
 }
 
 impl Mounting {
+    /// Goes on with what an earlier process mounted, if a holder has kept it; else mounts it anew.
+    fn start(at: &Path, files: LazyMount, holder: &Path) -> anyhow::Result<Self> {
+        let holder = Held::connect(holder);
+        let kept = match &holder {
+            Some(holder) => holder.take().context("the holder does not answer")?,
+            None => {
+                tracing::warn!("there is no holder: when this process ends, lazy containers lose their files");
+                None
+            }
+        };
+        let is_mounted = fuse::is_mounted(at).context("cannot read what is mounted")?;
+        let device = match kept.filter(|_| is_mounted) {
+            Some(device) => {
+                tracing::info!("going on with what is mounted");
+                fuse::resend(&device);
+                device
+            }
+            None => Self::mount(at, holder.as_ref())?,
+        };
+        let session = Session::start(device, &Arc::new(files), FUSE_THREADS).context("cannot start a thread")?;
+        Ok(Self { at: at.to_owned(), session, holder })
+    }
+
     /// Mounts it, in place of one whose process died.
-    fn start(at: &Path, files: LazyMount) -> anyhow::Result<Self> {
+    fn mount(at: &Path, holder: Option<&Held>) -> anyhow::Result<File> {
         fuse::unmount(at).with_context(|| format!("cannot unmount {}", at.display()))?;
         fs::create_dir_all(at).with_context(|| format!("cannot make the folder {}", at.display()))?;
         let device = fuse::mount(at).map_err(|(action, error)| {
             anyhow::Error::new(error).context(format!("cannot {action} {}", at.display()))
         })?;
-        let session = Session::start(device, &Arc::new(files), FUSE_THREADS).context("cannot start a thread")?;
-        Ok(Self { at: at.to_owned(), session })
+        if let Some(holder) = holder {
+            holder.keep(&device).context("the holder does not answer")?;
+        }
+        Ok(device)
     }
 
-    /// Takes it away.
+    /// Takes it away, unless it is held for the next process.
     fn end(self) {
+        if self.holder.is_some() {
+            return;
+        }
         match fuse::unmount(&self.at) {
             Ok(()) => self.session.join(),
             Err(error) => tracing::error!(%error, at = %self.at.display(), "the lazy snapshots stay mounted"),

@@ -35,10 +35,10 @@ impl Bench {
         Self { containerd, snapshotter, scratch: Scratch::new().unwrap() }
     }
 
-    /// Kills the snapshotter and starts it again; returns when containerd, which tries now and then, has found it.
+    /// Kills the snapshotter and starts it again; returns when containerd has found it.
     pub(crate) fn kill_and_start(&mut self) {
         self.snapshotter.kill_and_start().unwrap();
-        wait::until("containerd's way back", LIMIT, || Ok(self.ctr(&["ls"]).is_ok().then_some(()))).unwrap();
+        wait_found(&self.containerd);
     }
 
     /// Runs `ctr snapshots` with these arguments on our snapshotter.
@@ -82,6 +82,12 @@ impl Bench {
         };
         wait::until("the end of all snapshots", LIMIT, is_empty).unwrap();
     }
+}
+
+/// Waits until containerd, which tries now and then, has found a snapshotter that was started again.
+pub(crate) fn wait_found(containerd: &Containerd) {
+    let found = || Ok(run(containerd.snapshots(Snapshotter::NAME).arg("ls")).is_ok().then_some(()));
+    wait::until("containerd's way back", LIMIT, found).unwrap();
 }
 
 /// Does what a line such as `mount -t overlay overlay /target -o index=off,…` says.

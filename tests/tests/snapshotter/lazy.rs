@@ -1,10 +1,11 @@
 //! Images whose layers stay where they are until they are read.
 
+use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use anyhow::Context;
 use e2e::web;
-use e2e::{Node, Proxy, ProxyOptions, Registry, RegistryOptions, Snapshotter, is_root, run, skip, wait};
+use e2e::{Node, Proxy, ProxyOptions, Registry, RegistryOptions, Relay, Snapshotter, is_root, run, skip, wait};
 
 /// No conversion of a healthy test takes longer.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -14,10 +15,10 @@ use crate::push;
 use crate::tar::Tar;
 
 /// The repository of [`World::push_bulky`]'s image.
-const BULKY: &str = "team/bulky";
+pub(crate) const BULKY: &str = "team/bulky";
 
 /// Returns bytes that no compressor makes smaller; the same for the same seed.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
+pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let words = std::iter::repeat_with(|| {
         state ^= state << 13;
@@ -32,6 +33,8 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) bench: Bench,
+    /// On the snapshotter's way to the proxy.
+    pub(crate) relay: Relay,
     pub(crate) proxy: Proxy,
     pub(crate) registry: Registry,
 }
@@ -52,13 +55,13 @@ impl World {
         Self::around(Self::bare(), "")
     }
 
-    fn bare() -> Registry {
+    pub(crate) fn bare() -> Registry {
         let options = RegistryOptions { empty: true, ..RegistryOptions::default() };
         Registry::start_with(&Node::Machine, &options).unwrap()
     }
 
     /// Pushes the test image with a layer more that its programs do not look at, as most images have.
-    fn push_bulky(&self) {
+    pub(crate) fn push_bulky(&self) {
         self.registry.push("python", BULKY, "base").unwrap();
         let base = self.registry.digest(BULKY, "base").unwrap();
         let document = |path: &str| {
@@ -82,11 +85,16 @@ impl World {
         push::manifest(&self.registry, BULKY, "latest", push::MANIFEST, &manifest);
     }
 
-    fn around(registry: Registry, config: &str) -> Self {
+    pub(crate) fn around(registry: Registry, config: &str) -> Self {
         let proxy = Proxy::start(&Node::Machine, ProxyOptions::new(registry.at())).unwrap();
-        let bench =
-            Bench::start_with(&format!("convert_wait = '30s'\n{config}[[proxy]]\nurl = 'http://{}'\n", proxy.at()));
-        Self { bench, proxy, registry }
+        let relay = Relay::start(proxy.at()).unwrap();
+        let config = format!("convert_wait = '30s'\n{config}[[proxy]]\nurl = 'http://{}'\n", relay.at());
+        Self { bench: Bench::start_with(&config), relay, proxy, registry }
+    }
+
+    /// Returns the proxy's address for clients of the node.
+    pub(crate) fn at(&self) -> SocketAddrV4 {
+        self.relay.at()
     }
 
     /// Has an image converted, and returns the reference of the original by its digest, and that.
@@ -99,7 +107,7 @@ impl World {
             Ok(layers.iter().all(|layer| layer["state"] == "ready").then_some(()))
         };
         wait::until("conversions", LIMIT, is_ready).unwrap();
-        (format!("{}/{repository}@{digest}", self.proxy.at()), digest)
+        (format!("{}/{repository}@{digest}", self.at()), digest)
     }
 
     /// Returns the size of an image's layers, as they are pulled.

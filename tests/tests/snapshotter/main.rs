@@ -11,6 +11,7 @@ mod proof;
 #[path = "../formats/push.rs"]
 #[expect(dead_code, reason = "the formats use more of it")]
 mod push;
+mod restart;
 #[path = "../formats/row.rs"]
 mod row;
 #[path = "../formats/rows/mod.rs"]

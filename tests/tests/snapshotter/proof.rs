@@ -37,13 +37,13 @@ impl World {
     }
 
     fn pull(&self, image: &str) -> anyhow::Result<String> {
-        let reference = format!("{}/{REPOSITORY}@{image}", self.proxy.at());
+        let reference = format!("{}/{REPOSITORY}@{image}", self.at());
         self.bench.containerd.pull_lazily(Snapshotter::NAME, &reference)
     }
 
     fn count(&self, file: &str) -> usize {
         let layers = std::fs::read_dir(self.bench.snapshotter.layers()).unwrap();
-        layers.filter(|layer| layer.as_ref().unwrap().path().join(file).exists()).count()
+        layers.filter(|layer| layer.as_ref().unwrap().path().join(file).try_exists().unwrap()).count()
     }
 
     fn wait_log(&self, text: &str) {

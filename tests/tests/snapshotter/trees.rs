@@ -113,7 +113,7 @@ fn every_odd_layer_is_shown_as_it_is_unpacked() {
 
 /// Compares what is shown of a row's image with what is unpacked of it; what cannot be unpacked is not pulled.
 fn check(world: &World, begun: Moment, row: &Row, image: &str, below: &str) -> Result<()> {
-    let (bench, reference) = (&world.bench, format!("{}/{REPOSITORY}@{image}", world.proxy.at()));
+    let (bench, reference) = (&world.bench, format!("{}/{REPOSITORY}@{image}", world.at()));
     let top = Digest::of(format!("{below} {}", row.diff_id).as_bytes()).to_string();
     let ours = bench.containerd.pull_lazily(Snapshotter::NAME, &reference);
     let theirs = bench.containerd.pull_with(ORDINARY, &reference);

@@ -18,6 +18,9 @@ pub(super) const DESTROY: u32 = 38;
 pub(super) const BATCH_FORGET: u32 = 42;
 pub(super) const READDIRPLUS: u32 = 44;
 
+/// A word to the kernel: send again what was read and not answered.
+pub(super) const RESEND: i32 = 7;
+
 /// The version that this is written for; later kernels speak it too.
 const MAJOR: u32 = 7;
 const MINOR: u32 = 31;

@@ -10,9 +10,11 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
-use crate::fuse::abi::{self, BATCH_FORGET, DESTROY, FORGET, INIT, INTERRUPT, Init, OLDEST_MINOR, Out, STATFS};
+use crate::fuse::abi::{self, BATCH_FORGET, DESTROY, FORGET, INIT, INTERRUPT, Init, OLDEST_MINOR, Out, RESEND, STATFS};
 use crate::fuse::{Files, Reply};
 
+/// The type that mounts are listed with.
+const TYPE: &str = "fuse.firstlight";
 /// The largest request, with room to spare: names and nothing else.
 const BUFFER: usize = 64 << 10;
 
@@ -32,9 +34,23 @@ pub(crate) fn mount(at: &Path) -> Result<File, (&'static str, io::Error)> {
     let options = std::ffi::CString::new(options).map_err(|error| ("mount", error.into()))?;
     // Not nosuid and nodev: images have such files, and what may be done with them the container's own mount says.
     let flags = MountFlags::RDONLY | MountFlags::NOATIME;
-    rustix::mount::mount("firstlight", at, "fuse.firstlight", flags, Some(options.as_c_str()))
+    rustix::mount::mount("firstlight", at, TYPE, flags, Some(options.as_c_str()))
         .map_err(|error| ("mount", error.into()))?;
     Ok(device)
+}
+
+/// Tells whether a file system of ours is mounted at a folder, without touching it: nobody may be there to answer.
+///
+/// # Errors
+/// The list of mounts cannot be read.
+pub(crate) fn is_mounted(at: &Path) -> io::Result<bool> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let at = at.display().to_string();
+    // proc(5): the fifth field is where, and the first behind the dash what.
+    Ok(mounts.lines().any(|line| {
+        let is_ours = line.split_once(" - ").is_some_and(|(_, what)| what.starts_with(TYPE));
+        is_ours && line.split(' ').nth(4) == Some(at.as_str())
+    }))
 }
 
 /// Takes away what is mounted at a folder, once nobody uses it. Nothing being mounted there is fine.
@@ -46,6 +62,34 @@ pub(crate) fn unmount(at: &Path) -> io::Result<()> {
         Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Has the kernel send the requests again that somebody has read and not answered (Linux 6.9; an older one does nothing).
+pub(crate) fn resend(device: &File) {
+    let mut out = Out::default();
+    out.u32(16).i32(RESEND).u64(0);
+    if let Err(error) = rustix::io::write(device, &out.0) {
+        tracing::warn!(%error, "this kernel does not send requests again: reads that were under way wait for ever");
+    }
+}
+
+/// Answers one request with EIO, and tells whether the mount is still there.
+pub(crate) fn refuse(device: &File) -> bool {
+    let mut buffer = vec![0; BUFFER];
+    let length = match rustix::io::read(device, &mut buffer) {
+        Ok(length) => length,
+        Err(error) => return error != Errno::NODEV,
+    };
+    match abi::parse(&buffer[..length]) {
+        Some((head, _)) if ![FORGET, BATCH_FORGET, INTERRUPT].contains(&head.opcode) => {
+            let mut out = Out::default();
+            out.u32(16).i32(-Errno::IO.raw_os_error()).u64(head.unique);
+            // Who asked may have gone.
+            let _gone = rustix::io::write(device, &out.0);
+        }
+        _ => {}
+    }
+    true
 }
 
 /// The threads that read the kernel's requests and have them answered. They end when the mount is gone.

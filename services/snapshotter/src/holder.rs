@@ -1,0 +1,208 @@
+//! The holder: a process that keeps the FUSE descriptor, so that what is mounted outlives the snapshotter.
+//!
+//! It does as little as can be done, so that it need never be restarted. A snapshotter connects, takes the descriptor that an
+//! earlier one left, or leaves its own. While none is connected, whoever reads waits; when none has come for a while, the holder
+//! answers every request with EIO, so that nobody waits for ever, until one comes.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+};
+
+use crate::fuse;
+
+/// A snapshotter asks for the descriptor.
+const TAKE: u8 = b'T';
+/// A snapshotter leaves one, which comes with the word.
+const KEEP: u8 = b'K';
+/// The answers: one that comes with the word, none, done.
+const HERE: u8 = b'F';
+const NONE: u8 = b'N';
+const KEPT: u8 = b'O';
+
+/// Keeps the descriptors of snapshotters that connect to `socket`, until the process is killed. Those of a snapshotter that has
+/// been gone for `grace` are answered with EIO.
+///
+/// # Errors
+/// The socket cannot be used, or the system is out of something.
+pub fn hold(socket: &Path, grace: Duration) -> anyhow::Result<()> {
+    if let Some(folder) = socket.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    }
+    if UnixStream::connect(socket).is_ok() {
+        anyhow::bail!("another holder listens at {}", socket.display());
+    }
+    match fs::remove_file(socket) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot remove the old socket {}", socket.display()));
+        }
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket).with_context(|| format!("cannot listen at {}", socket.display()))?;
+    let only_root = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    fs::set_permissions(socket, only_root).with_context(|| format!("cannot set the mode of {}", socket.display()))?;
+    tracing::info!(socket = %socket.display(), ?grace, "holding");
+    let mut holder = Holder { listener, grace, client: None, device: None, alone: Alone::Since(Instant::now()) };
+    loop {
+        holder.step().context("the holder cannot go on")?;
+    }
+}
+
+struct Holder {
+    listener: UnixListener,
+    grace: Duration,
+    client: Option<UnixStream>,
+    device: Option<File>,
+    alone: Alone,
+}
+
+/// What the holder does while no snapshotter is connected.
+enum Alone {
+    /// It lets everybody wait, since then.
+    Since(Instant),
+    /// It answers with EIO.
+    Answering,
+}
+
+impl Holder {
+    /// Waits for one thing to happen and deals with it.
+    fn step(&mut self) -> io::Result<()> {
+        self.give_up_waiting();
+        let timeout = match &self.alone {
+            Alone::Since(since) if self.client.is_none() && self.device.is_some() => {
+                let left = self.grace.saturating_sub(since.elapsed()) + Duration::from_millis(1);
+                Timespec::try_from(left).ok()
+            }
+            _ => None,
+        };
+        let answers = self.client.is_none() && matches!(self.alone, Alone::Answering);
+        let mut polled = vec![PollFd::new(&self.listener, PollFlags::IN)];
+        polled.extend(self.client.as_ref().map(|client| PollFd::new(client, PollFlags::IN)));
+        polled.extend(self.device.as_ref().filter(|_| answers).map(|device| PollFd::new(device, PollFlags::IN)));
+        match poll(&mut polled, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let happened: Vec<bool> = polled.iter().map(|polled| !polled.revents().is_empty()).collect();
+        if happened[0] {
+            // Only one uses a folder at a time: who comes now takes the place of one that is gone.
+            self.client = Some(self.listener.accept()?.0);
+        } else if happened.get(1) == Some(&true) {
+            if self.client.is_some() { self.serve() } else { self.refuse() }
+        }
+        Ok(())
+    }
+
+    fn give_up_waiting(&mut self) {
+        let (Alone::Since(since), None, Some(device)) = (&self.alone, &self.client, &self.device) else { return };
+        if since.elapsed() >= self.grace {
+            tracing::error!("no snapshotter came back: whoever reads what is not here gets an error now");
+            fuse::resend(device);
+            self.alone = Alone::Answering;
+        }
+    }
+
+    /// Answers one word of the snapshotter; it is gone when it says nothing more.
+    fn serve(&mut self) {
+        let Some(client) = &self.client else { return };
+        let served = match receive(client) {
+            Ok(Some((TAKE, _))) => match &self.device {
+                Some(device) => send(client, HERE, Some(device)),
+                None => send(client, NONE, None),
+            },
+            Ok(Some((KEEP, Some(device)))) => {
+                self.device = Some(device.into());
+                send(client, KEPT, None)
+            }
+            Ok(Some(_) | None) => Err(ErrorKind::UnexpectedEof.into()),
+            Err(error) => Err(error),
+        };
+        if served.is_err() {
+            tracing::info!("the snapshotter is gone");
+            self.client = None;
+            self.alone = Alone::Since(Instant::now());
+        }
+    }
+
+    /// Answers a request of the kernel with EIO.
+    fn refuse(&mut self) {
+        if let Some(device) = &self.device
+            && !fuse::refuse(device)
+        {
+            // What was mounted is gone.
+            self.device = None;
+        }
+    }
+}
+
+/// A snapshotter's way to its holder. As long as it is open, the holder leaves requests alone.
+#[derive(Debug)]
+pub(crate) struct Held {
+    holder: UnixStream,
+}
+
+impl Held {
+    /// Finds the holder; `None` where there is none.
+    pub(crate) fn connect(socket: &Path) -> Option<Self> {
+        UnixStream::connect(socket).ok().map(|holder| Self { holder })
+    }
+
+    /// Returns the descriptor that an earlier snapshotter left.
+    ///
+    /// # Errors
+    /// The holder went away.
+    pub(crate) fn take(&self) -> io::Result<Option<File>> {
+        send(&self.holder, TAKE, None)?;
+        match receive(&self.holder)? {
+            Some((HERE, Some(device))) => Ok(Some(device.into())),
+            Some((NONE, _)) => Ok(None),
+            _ => Err(ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    /// Leaves a descriptor for a later one.
+    ///
+    /// # Errors
+    /// The holder went away.
+    pub(crate) fn keep(&self, device: &File) -> io::Result<()> {
+        send(&self.holder, KEEP, Some(device))?;
+        match receive(&self.holder)? {
+            Some((KEPT, _)) => Ok(()),
+            _ => Err(ErrorKind::UnexpectedEof.into()),
+        }
+    }
+}
+
+fn send(stream: &UnixStream, word: u8, device: Option<&File>) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let devices = device.map(|device| [device.as_fd()]);
+    if let Some(devices) = &devices {
+        ancillary.push(SendAncillaryMessage::ScmRights(devices));
+    }
+    rustix::net::sendmsg(stream, &[IoSlice::new(&[word])], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+fn receive(stream: &UnixStream) -> io::Result<Option<(u8, Option<OwnedFd>)>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut word = [0];
+    let received =
+        rustix::net::recvmsg(stream, &mut [IoSliceMut::new(&mut word)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let device = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut devices) => devices.next(),
+        _ => None,
+    });
+    Ok((received.bytes > 0).then_some((word[0], device)))
+}

@@ -1,0 +1,173 @@
+//! Readers outlive the snapshotter, the proxy and what lies between.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+use e2e::{Containerd, Fault, Rule, Snapshotter, drop_caches, is_root, skip, wait};
+
+use crate::bench::{self, Bench};
+use crate::lazy::{BULKY, World, noise};
+
+/// Nothing of a healthy test takes longer.
+const LIMIT: Duration = Duration::from_secs(300);
+/// What a reader does: it reads files of the bulky layer one after the other, and says what they hold or what went wrong.
+const READ: &str = "
+import hashlib, sys
+for number in range(int(sys.argv[1]), int(sys.argv[2])):
+    try:
+        print(number, hashlib.sha256(open(f'/bulk/{number}', 'rb').read()).hexdigest(), flush=True)
+    except OSError as error:
+        print(number, error.errno, flush=True)
+";
+
+impl World {
+    /// Starts a world with the bulky image, pulled, of which nothing is fetched that nobody reads.
+    fn bulky(config: &str) -> (Self, String) {
+        let world = Self::around(Self::bare(), &format!("fill_after = '1h'\n{config}"));
+        world.push_bulky();
+        let (reference, _) = world.pinned(BULKY);
+        world.bench.containerd.pull_lazily(Snapshotter::NAME, &reference).unwrap();
+        (world, reference)
+    }
+}
+
+/// Runs a reader of the files `from` to `to`.
+fn read(containerd: &Containerd, reference: &str, from: u32, to: u32) -> anyhow::Result<String> {
+    let arguments = ["python3", "-c", READ, &from.to_string(), &to.to_string()];
+    containerd.run_with(Snapshotter::NAME, reference, &arguments)
+}
+
+fn until(what: &str, snapshotter: &Snapshotter, mut done: impl FnMut() -> bool) {
+    if let Err(error) = wait::until(what, LIMIT, || Ok(done().then_some(()))) {
+        panic!("{error}\n{}", snapshotter.log());
+    }
+}
+
+/// Returns what a reader says that reads everything rightly.
+fn right(from: u32, to: u32) -> String {
+    let line = |number: u32| {
+        let digest = e2e::digest(&noise(number.into(), 1 << 20));
+        format!("{number} {}", digest.trim_start_matches("sha256:"))
+    };
+    (from..to).map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Killed again and again under a container that reads what is not here yet, the snapshotter goes on where it was: no read fails.
+#[test]
+fn a_reader_outlives_its_snapshotter() {
+    if !is_root() {
+        return skip("a_reader_outlives_its_snapshotter", "not root");
+    }
+    let (mut world, reference) = World::bulky("");
+    world.relay.add(Rule::new("/blobs/", Fault::Throttle(8_000_000)));
+    let World { bench: Bench { containerd, snapshotter, .. }, relay, .. } = &mut world;
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| read(containerd, &reference, 0, 60));
+        for kill in 1..=4 {
+            let before = relay.bytes("/blobs/");
+            until("bytes on their way", snapshotter, || relay.bytes("/blobs/") > before + 2_000_000);
+            assert!(!reader.is_finished(), "the reader has ended before kill {kill}\n{}", snapshotter.log());
+            snapshotter.kill_and_start().unwrap();
+            drop_caches().unwrap();
+        }
+        let said = reader.join().unwrap().unwrap_or_else(|error| panic!("{error:#}\n{}", snapshotter.log()));
+        assert_eq!(said, right(0, 60));
+    });
+    let log = snapshotter.log();
+    assert_eq!(log.matches("going on with what is mounted").count(), 4, "{log}");
+}
+
+/// Where no snapshotter comes back, readers get an error and are not stuck; when one does, everything can be read again, also by
+/// who was there before.
+#[test]
+fn nobody_waits_for_ever() {
+    if !is_root() {
+        return skip("nobody_waits_for_ever", "not root");
+    }
+    let (mut world, reference) = World::bulky("restart_grace = '1s'\n");
+    let World { bench: Bench { containerd, snapshotter, .. }, relay, .. } = &mut world;
+    // What the reader itself needs is here after this.
+    assert_eq!(read(containerd, &reference, 0, 1).unwrap(), right(0, 1), "{}", snapshotter.log());
+    relay.add(Rule::new("/blobs/", Fault::Throttle(4_000_000)));
+    let before = relay.bytes("/blobs/");
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| read(containerd, &reference, 0, 60));
+        until("bytes on their way", snapshotter, || relay.bytes("/blobs/") > before + 2_000_000);
+        snapshotter.kill().unwrap();
+        until("the holder's patience", snapshotter, || snapshotter.log().contains("no snapshotter came back"));
+        // It runs on, and says so of every file that was not here: errno 5 is EIO.
+        let said = reader.join().unwrap().unwrap_or_else(|error| panic!("{error:#}\n{}", snapshotter.log()));
+        let (failed, read): (Vec<&str>, Vec<&str>) = said.lines().partition(|line| line.ends_with(" 5"));
+        let right = right(0, 60);
+        assert!(!failed.is_empty() && read.iter().all(|line| right.contains(line)), "{said}");
+        assert_eq!(failed.len() + read.len(), 60, "{said}");
+    });
+    relay.clear();
+    snapshotter.start_again().unwrap();
+    bench::wait_found(containerd);
+    assert_eq!(read(containerd, &reference, 0, 60).unwrap(), right(0, 60), "{}", snapshotter.log());
+}
+
+/// A proxy that is killed and comes back costs its readers time and nothing else.
+#[test]
+fn a_proxy_that_is_away_is_waited_for() {
+    if !is_root() {
+        return skip("a_proxy_that_is_away_is_waited_for", "not root");
+    }
+    let (mut world, reference) = World::bulky("");
+    let World { bench: Bench { containerd, snapshotter, .. }, proxy, .. } = &mut world;
+    proxy.kill().unwrap();
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| read(containerd, &reference, 0, 4));
+        until("three tries", snapshotter, || snapshotter.log().matches("tried again").count() >= 3);
+        proxy.start_again().unwrap();
+        assert_eq!(reader.join().unwrap().unwrap(), right(0, 4), "{}", snapshotter.log());
+    });
+}
+
+/// Wrong bytes never reach a reader: what comes wrong is fetched once more and then given up, for that read alone; what lies wrong
+/// on the disk is fetched again. A registry that knows no ranges costs more bytes, and nothing else.
+#[test]
+fn wrong_bytes_are_never_read() {
+    if !is_root() {
+        return skip("wrong_bytes_are_never_read", "not root");
+    }
+    let (mut world, reference) = World::bulky("");
+    let World { bench: Bench { containerd, snapshotter, .. }, relay, .. } = &mut world;
+    // What the reader itself needs is here after this.
+    assert_eq!(read(containerd, &reference, 0, 1).unwrap(), right(0, 1), "{}", snapshotter.log());
+    // In the middle of a file: its one request comes next.
+    let inside = |number: u64| (number << 20) + (1 << 19);
+    relay.add(Rule::new("/blobs/", Fault::Corrupt(inside(50))).times(1));
+    assert_eq!(read(containerd, &reference, 50, 51).unwrap(), right(50, 51), "{}", snapshotter.log());
+    assert!(snapshotter.log().contains("tried again"), "{}", snapshotter.log());
+
+    relay.add(Rule::new("/blobs/", Fault::Corrupt(inside(70))));
+    let said = read(containerd, &reference, 60, 80).unwrap();
+    let (failed, whole): (Vec<&str>, Vec<&str>) = said.lines().partition(|line| line.ends_with(" 5"));
+    assert_eq!((failed.len(), whole.len()), (1, 19), "{said}\n{}", snapshotter.log());
+    relay.clear();
+    relay.add(Rule::new("/blobs/", Fault::NoRange));
+    assert_eq!(read(containerd, &reference, 60, 80).unwrap(), right(60, 80), "{}", snapshotter.log());
+    relay.clear();
+
+    snapshotter.kill().unwrap();
+    for layer in std::fs::read_dir(snapshotter.layers()).unwrap() {
+        let data = File::options().read(true).write(true).open(layer.unwrap().path().join("data")).unwrap();
+        let length = data.metadata().unwrap().len();
+        // A byte of every page: whatever is here is wrong now. Holes stay holes to whoever reads.
+        for at in (0..length).step_by(4096) {
+            let mut byte = [0];
+            data.read_exact_at(&mut byte, at).unwrap();
+            if byte != [0] {
+                data.write_all_at(&[!byte[0]], at).unwrap();
+            }
+        }
+    }
+    snapshotter.start_again().unwrap();
+    bench::wait_found(containerd);
+    drop_caches().unwrap();
+    assert_eq!(read(containerd, &reference, 0, 100).unwrap(), right(0, 100), "{}", snapshotter.log());
+    assert!(snapshotter.log().contains("damaged chunk"), "{}", snapshotter.log());
+}
