@@ -117,6 +117,18 @@ impl World {
         manifest["layers"].as_array().unwrap().iter().map(|layer| layer["size"].as_u64().unwrap()).sum()
     }
 
+    /// Waits until every layer is here and proven.
+    pub(crate) fn wait_proven(&self) {
+        let layers = self.bench.snapshotter.layers();
+        let proven = || {
+            let mut folders = std::fs::read_dir(&layers)?;
+            Ok(folders.all(|folder| folder.is_ok_and(|folder| folder.path().join("proven").is_file())).then_some(()))
+        };
+        if let Err(error) = wait::until("the proof", LIMIT, proven) {
+            panic!("{error}\n{}", self.bench.snapshotter.log());
+        }
+    }
+
     /// Checks that no layer was pulled in the ordinary way.
     pub(crate) fn assert_lazy(&self) {
         let log = self.bench.snapshotter.log();
@@ -145,4 +157,29 @@ fn a_pinned_image_starts_before_it_is_here() {
     assert!(fetched < all * 0.05, "{fetched} of {all} bytes");
     run(containerd.ctr().args(["images", "rm", "--sync", &reference])).unwrap();
     world.bench.wait_empty();
+}
+
+/// The estargz view is mounted in the same way: its layers are twins, and the tars that they are proven by are the twins' own.
+#[test]
+fn the_estargz_view_is_lazy_too() {
+    if !is_root() {
+        return skip("the_estargz_view_is_lazy_too", "not root");
+    }
+    let world = World::start();
+    let (_, digest) = world.pinned("library/python");
+    let converted = || {
+        let headers = [("accept", web::MANIFEST_TYPES), ("firstlight-view", "estargz")];
+        let answer = world.proxy.request("GET", "/v2/library/python/manifests/latest", &headers)?;
+        let is_converted = answer.header("firstlight-source-digest").is_some_and(|source| source == digest);
+        Ok(is_converted.then(|| e2e::digest(&answer.body)))
+    };
+    let converted = wait::until("the converted form", LIMIT, converted).unwrap();
+    let reference = format!("{}/library/python@{converted}", world.at());
+    let containerd = &world.bench.containerd;
+    containerd.pull_lazily(Snapshotter::NAME, &reference).unwrap();
+    assert_eq!(containerd.digest(&reference).unwrap(), converted);
+    let said = containerd.run_with(Snapshotter::NAME, &reference, &["python3", "-c", "print(6 * 7)"]);
+    assert_eq!(said.unwrap(), "42", "{}", world.bench.snapshotter.log());
+    world.assert_lazy();
+    world.wait_proven();
 }

@@ -6,6 +6,7 @@ mod bench;
 #[path = "../formats/compressed.rs"]
 mod compressed;
 mod images;
+mod inodes;
 mod lazy;
 mod proof;
 #[path = "../formats/push.rs"]

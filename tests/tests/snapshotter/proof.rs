@@ -41,11 +41,6 @@ impl World {
         self.bench.containerd.pull_lazily(Snapshotter::NAME, &reference)
     }
 
-    fn count(&self, file: &str) -> usize {
-        let layers = std::fs::read_dir(self.bench.snapshotter.layers()).unwrap();
-        layers.filter(|layer| layer.as_ref().unwrap().path().join(file).try_exists().unwrap()).count()
-    }
-
     fn wait_log(&self, text: &str) {
         let said = || Ok(self.bench.snapshotter.log().contains(text).then_some(()));
         if let Err(error) = wait::until(text, LIMIT, said) {
@@ -64,11 +59,7 @@ fn an_image_comes_and_is_proven() {
     let mut world = World::start();
     let (reference, _) = world.pinned("library/python");
     world.bench.containerd.pull_lazily(Snapshotter::NAME, &reference).unwrap();
-    let layers = std::fs::read_dir(world.bench.snapshotter.layers()).unwrap().count();
-    let proven = || Ok((world.count("proven") == layers).then_some(()));
-    if let Err(error) = wait::until("the proof", LIMIT, proven) {
-        panic!("{error}\n{}", world.bench.snapshotter.log());
-    }
+    world.wait_proven();
     let begun = Moment::now();
     world.bench.containerd.pull_with(ORDINARY, &reference).unwrap();
     assert!(world.proxy.proc().stop().unwrap(), "{}", world.proxy.log());
