@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use bytesize::ByteSize;
 use serde::{Deserialize, Deserializer};
 
 /// The configuration of a snapshotter.
@@ -24,6 +25,8 @@ pub struct Config {
     pub mode: Mode,
     /// What mounts them.
     pub front_end: FrontEnd,
+    /// The most bytes of lazy layers that are kept on the disk; 0: all of them.
+    pub cache_size: ByteSize,
     /// How long the first layer of an image waits for the proxy to convert it.
     #[serde(deserialize_with = "duration")]
     pub convert_wait: Duration,
@@ -97,6 +100,7 @@ impl Default for Config {
             restart_grace: Duration::from_secs(60),
             mode: Mode::Lazy,
             front_end: FrontEnd::Auto,
+            cache_size: ByteSize::b(0),
             convert_wait: Duration::from_secs(10),
             fill_after: Duration::from_secs(5),
             proxy: Vec::new(),
@@ -154,6 +158,7 @@ mod tests {
             ("front_end = \"erofs\"", "erofs"),
             ("convert_wait = \"31s\"", "convert_wait"),
             ("convert_wait = \"soon\"", "soon"),
+            ("cache_size = \"much\"", "cache_size"),
             ("require_proof = true", "require_proof"),
             ("[[proxy]]\nurl = \"https://proxy\"\nusername = \"u\"", "password_file"),
             ("[[proxy]]\nurl = \"https://proxy\"\npassword = \"p\"", "password"),

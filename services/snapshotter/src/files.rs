@@ -155,6 +155,9 @@ fn list(mounted: &Mounted, id: u64, this: &Node, from: u64, mut listing: Listing
     listing
 }
 
+/// How often a read waits for bytes that are gone again when they are to be read.
+const READ_TRIES: u32 = 16;
+
 thread_local! {
     /// What is read from the disk before it goes to the kernel.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -173,17 +176,23 @@ fn read(runtime: &Handle, mounted: &Mounted, inode: u32, offset: u64, size: u32,
             None => {
                 let layer = Arc::clone(layer);
                 runtime.spawn(async move {
-                    if layer.want(chunks.clone(), Wanted::Bytes).await.is_err() {
-                        return reply.error(Errno::IO);
-                    }
-                    telemetry::blocking(move || {
-                        let mut buffer = vec![0; length];
-                        match layer.read_now(chunks, data.start, &mut buffer) {
-                            Some(read) => give(read.map(|()| &buffer[..]), reply),
-                            None => reply.error(Errno::IO),
+                    // What has come may be evicted before it is read, but not again and again.
+                    for _ in 0..READ_TRIES {
+                        if layer.want(chunks.clone(), Wanted::Bytes).await.is_err() {
+                            return reply.error(Errno::IO);
                         }
-                    })
-                    .await;
+                        let (layer, chunks) = (Arc::clone(&layer), chunks.clone());
+                        let read = telemetry::blocking(move || {
+                            let mut buffer = vec![0; length];
+                            layer.read_now(chunks, data.start, &mut buffer).map(|read| read.map(|()| buffer))
+                        });
+                        match read.await {
+                            Some(Ok(bytes)) => return give(Ok(&bytes), reply),
+                            Some(Err(error)) => return give(Err(error), reply),
+                            None => {}
+                        }
+                    }
+                    reply.error(Errno::IO);
                 });
             }
         }

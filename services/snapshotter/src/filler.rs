@@ -96,7 +96,11 @@ impl Filler {
             if is_busy {
                 (quiet_since, was_busy) = (Instant::now(), true);
             }
-            if !is_busy && (!was_busy || quiet_since.elapsed() >= QUIET) && self.has_room() {
+            if !is_busy
+                && (!was_busy || quiet_since.elapsed() >= QUIET)
+                && self.layers.room().is_ample()
+                && self.has_room()
+            {
                 return Ok(());
             }
             tokio::time::sleep(QUIET / 4).await;

@@ -12,7 +12,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use api::{Digest, RepositoryName};
@@ -20,6 +20,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 use upstream::{Client, UpstreamError};
 
+use crate::room::Room;
 use crate::tree::{Tree, TreeError};
 use data::Data;
 use run::Run;
@@ -39,6 +40,18 @@ const FIRST_WINDOW: u64 = 1 << 20;
 const MOST_WINDOW: u64 = 8 << 20;
 /// How often a chunk is fetched that comes out as another one.
 const CORRUPT_TRIES: u32 = 2;
+
+impl Drop for Layer {
+    fn drop(&mut self) {
+        self.room.release(self.here());
+    }
+}
+
+/// Returns the milliseconds since this was first asked.
+fn now() -> u64 {
+    static BEGIN: LazyLock<std::time::Instant> = LazyLock::new(std::time::Instant::now);
+    u64::try_from(BEGIN.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
 
 /// A read that waits, while this lives.
 struct Waiting<'a>(&'a AtomicUsize);
@@ -86,6 +99,9 @@ pub(crate) struct Layer {
     is_refused: AtomicBool,
     /// Reads that wait for bytes.
     waiting: AtomicUsize,
+    /// When somebody last read of it.
+    last_read: AtomicU64,
+    room: Arc<Room>,
 }
 
 /// What of a chunk is wanted.
@@ -167,7 +183,7 @@ impl Layer {
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub(crate) fn open(folder: &Path, toc: &Digest, source: Source) -> Result<Self, OpenError> {
+    pub(crate) fn open(folder: &Path, toc: &Digest, source: Source, room: Arc<Room>) -> Result<Self, OpenError> {
         let path = folder.join("toc.json");
         let json = fs::read(&path).map_err(|source| OpenError::Io { path: path.clone(), source })?;
         if Digest::of(&json) != *toc {
@@ -189,7 +205,10 @@ impl Layer {
             is_suspect: AtomicBool::new(false),
             is_refused: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
+            last_read: AtomicU64::new(now()),
+            room,
         };
+        layer.room.add(layer.here());
         layer.recall().map_err(|source| OpenError::Io { path: folder.to_owned(), source })?;
         Ok(layer)
     }
@@ -202,6 +221,24 @@ impl Layer {
     /// Writes down which chunks are on the disk.
     pub(crate) fn flush(&self) -> io::Result<()> {
         self.data.flush()
+    }
+
+    /// Returns the bytes of the chunks that are here.
+    fn here(&self) -> u64 {
+        let chunks = (0_u32..).zip(self.tree.chunks()).filter(|(number, _)| self.data.is_present(*number));
+        chunks.map(|(_, chunk)| chunk.room()).sum()
+    }
+
+    /// Returns when somebody last read of it, in milliseconds since the process began.
+    pub(crate) fn last_read(&self) -> u64 {
+        self.last_read.load(Ordering::Relaxed)
+    }
+
+    /// Takes chunks away; see [`Data::evict`].
+    pub(crate) fn evict(&self, wanted: u64, spared: bool) -> io::Result<u64> {
+        let freed = self.data.evict(&self.tree, wanted, spared)?;
+        self.room.release(freed);
+        Ok(freed)
     }
 
     /// Tells whether reads wait for bytes.
@@ -219,7 +256,8 @@ impl Layer {
         if self.is_refused.load(Ordering::Acquire) {
             return Some(Err(io::Error::other("the layer is not what its image says")));
         }
-        chunks.into_iter().all(|chunk| self.data.is_checked(chunk)).then(|| self.data.read(at, buffer))
+        self.last_read.store(now(), Ordering::Relaxed);
+        self.data.read_checked(chunks, at, buffer)
     }
 
     /// Waits until `chunks` are here and verified, fetching what is not. What fails is tried again for [`PATIENCE`].

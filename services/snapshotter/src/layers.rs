@@ -17,6 +17,7 @@ use upstream::{TocBody, UpstreamError};
 use crate::SnapshotError;
 use crate::layer::{Expected, Layer, OpenError, Source};
 use crate::proxies::Proxies;
+use crate::room::Room;
 
 /// The largest JSON of a TOC that is read: two million files.
 const LARGEST_TOC: u64 = 1 << 30;
@@ -86,6 +87,7 @@ struct Want {
 pub(crate) struct Layers {
     folder: PathBuf,
     proxies: Arc<Proxies>,
+    room: Arc<Room>,
     open: Mutex<HashMap<Digest, Arc<Layer>>>,
     /// The twins that somebody wanted of late: their snapshots may not be recorded yet.
     wanted: Mutex<HashMap<Digest, Want>>,
@@ -110,12 +112,12 @@ impl Layers {
     ///
     /// # Errors
     /// It cannot be used.
-    pub(crate) fn open(root: &Path, proxies: Arc<Proxies>) -> Result<Self, SnapshotError> {
+    pub(crate) fn open(root: &Path, proxies: Arc<Proxies>, cap: u64) -> Result<Self, SnapshotError> {
         let folder = root.join("layers");
         fs::create_dir_all(&folder).map_err(|error| SnapshotError::io("make the folder", &folder, error))?;
         let only_ours = fs::set_permissions(&folder, Permissions::from_mode(0o700));
         only_ours.map_err(|error| SnapshotError::io("set the mode of", &folder, error))?;
-        Ok(Self { folder, proxies, open: Mutex::default(), wanted: Mutex::default() })
+        Ok(Self { folder, proxies, room: Arc::new(Room::new(cap)), open: Mutex::default(), wanted: Mutex::default() })
     }
 
     fn opened(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Layer>>> {
@@ -141,7 +143,7 @@ impl Layers {
         if let Some(layer) = self.opened().get(&origin.twin) {
             return Ok(Arc::clone(layer));
         }
-        let layer = Layer::open(&self.folder(&origin.twin), &origin.toc, self.source(origin)?)?;
+        let layer = Layer::open(&self.folder(&origin.twin), &origin.toc, self.source(origin)?, Arc::clone(&self.room))?;
         // Of two who open it at once one is used.
         Ok(Arc::clone(self.opened().entry(origin.twin.clone()).or_insert_with(|| Arc::new(layer))))
     }
@@ -149,6 +151,11 @@ impl Layers {
     /// Tells whether a layer is still one of them.
     pub(crate) fn has(&self, layer: &Layer) -> bool {
         self.opened().values().any(|open| std::ptr::eq(&**open, layer))
+    }
+
+    /// Returns the room that their bytes have.
+    pub(crate) fn room(&self) -> &Room {
+        &self.room
     }
 
     /// Returns all layers that are open.

@@ -5,6 +5,7 @@
 //! bytes when they are read, through the file system that `LazyMount` is.
 
 mod error;
+mod evictor;
 mod files;
 mod filler;
 mod filter;
@@ -17,6 +18,7 @@ mod lazy;
 mod mount;
 mod mounted;
 mod proxies;
+mod room;
 mod serve;
 mod service;
 mod snapshot;

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use crate::config::Config;
+use crate::evictor::Evictor;
 use crate::files::LazyMount;
 use crate::filler::Filler;
 use crate::fuse::{self, Session};
@@ -40,13 +41,13 @@ const GRACE: Duration = Duration::from_secs(10);
 /// # Errors
 /// Says what could not be opened, bound or served.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    let Config { root, socket: address, holder, convert_wait, fill_after, proxy, .. } = config;
+    let Config { root, socket: address, holder, cache_size, convert_wait, fill_after, proxy, .. } = config;
     fs::create_dir_all(&root).with_context(|| format!("cannot make the folder {}", root.display()))?;
     let _lock = lock(&root)?;
     let proxies = Arc::new(Proxies::new(&proxy)?);
     let (folder, sources) = (root.clone(), Arc::clone(&proxies));
     let opened = telemetry::blocking(move || {
-        let layers = Arc::new(Layers::open(&folder, sources)?);
+        let layers = Arc::new(Layers::open(&folder, sources, cache_size.as_u64())?);
         Ok::<_, SnapshotError>((Arc::new(Snapshots::open(&folder, Arc::clone(&layers))?), layers))
     });
     let (snapshots, layers) =
@@ -66,10 +67,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         shutdown: shutdown.clone(),
     };
     let filling = tokio::spawn(filler.run());
+    let evicting = tokio::spawn(Evictor { layers: Arc::clone(&layers) }.run());
     let flushing = tokio::spawn(flush(Arc::clone(&layers)));
     tracing::info!(root = %root.display(), address = %address.display(), "serving");
     accept(&listener, &service, &shutdown).await;
     let _ended = filling.await;
+    evicting.abort();
     flushing.abort();
     flush_all(layers).await;
     telemetry::blocking(move || mount.end()).await;

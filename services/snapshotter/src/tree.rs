@@ -12,7 +12,7 @@ use estargz::TocError;
 /// The inode of the root.
 pub(crate) const ROOT: u32 = 0;
 /// Where files begin in the data of a layer: at a page, so that whole pages can be given back.
-const PAGE: u64 = 4096;
+pub(crate) const PAGE: u64 = 4096;
 /// The attribute that makes a folder hide what lies below it.
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
 
@@ -119,6 +119,11 @@ impl Chunk {
     /// Tells whether `payload` is this chunk.
     pub(crate) fn is(&self, payload: &[u8]) -> bool {
         payload.len() == self.size as usize && Digest::of(payload) == Digest::from_sha256(&self.digest)
+    }
+
+    /// Returns the bytes of the disk that it takes.
+    pub(crate) fn room(&self) -> u64 {
+        u64::from(self.size).next_multiple_of(PAGE)
     }
 
     /// Returns an offset of the blob behind the last byte that is needed: deflate makes nothing much longer.

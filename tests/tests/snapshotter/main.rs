@@ -5,6 +5,7 @@
 mod bench;
 #[path = "../formats/compressed.rs"]
 mod compressed;
+mod endurance;
 mod images;
 mod inodes;
 mod lazy;
@@ -12,7 +13,7 @@ mod proof;
 #[path = "../formats/push.rs"]
 #[expect(dead_code, reason = "the formats use more of it")]
 mod push;
-mod restart;
+
 #[path = "../formats/row.rs"]
 mod row;
 #[path = "../formats/rows/mod.rs"]

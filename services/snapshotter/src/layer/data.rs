@@ -2,13 +2,17 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock};
+
+use rustix::fs::FallocateFlags;
 
 use super::inflate::Unpacked;
 use super::rests::Rests;
-use crate::tree::{Chunk, Tree};
+use crate::tree::{Chunk, PAGE, Tree};
 
 /// The plain bytes of a layer's files.
 ///
@@ -21,6 +25,10 @@ pub(super) struct Data {
     present: Bits,
     checked: Bits,
     pub(super) rests: Rests,
+    /// Read since chunks were last evicted.
+    used: Bits,
+    /// Who reads or adds chunks holds it with others, who takes some away alone.
+    lock: RwLock<()>,
     /// Whether `present` has changed since it was written down.
     is_dirty: AtomicBool,
 }
@@ -49,6 +57,10 @@ impl Bits {
         };
     }
 
+    fn clear(&self) {
+        self.0.iter().for_each(|word| word.store(0, Ordering::Release));
+    }
+
     fn to_bytes(&self) -> Vec<u8> {
         self.0.iter().flat_map(|word| word.load(Ordering::Acquire).to_le_bytes()).collect()
     }
@@ -70,7 +82,16 @@ impl Data {
             Err(error) => return Err(error),
         }
         let rests = Rests::open(folder, count)?;
-        Ok(Self { file, bits, present, checked: Bits::new(count), rests, is_dirty: AtomicBool::new(false) })
+        Ok(Self {
+            file,
+            bits,
+            present,
+            checked: Bits::new(count),
+            rests,
+            used: Bits::new(count),
+            lock: RwLock::default(),
+            is_dirty: AtomicBool::new(false),
+        })
     }
 
     /// Tells whether a chunk is here and was verified by this process.
@@ -83,8 +104,49 @@ impl Data {
         self.present.has(chunk)
     }
 
-    pub(super) fn read(&self, at: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(buffer, at)
+    /// Reads what lies in `chunks`; `None` where some of them are not here.
+    pub(super) fn read_checked(&self, chunks: Range<u32>, at: u64, buffer: &mut [u8]) -> Option<io::Result<()>> {
+        let _stays = self.lock.read().unwrap_or_else(PoisonError::into_inner);
+        if !chunks.clone().all(|chunk| self.checked.has(chunk)) {
+            return None;
+        }
+        chunks.for_each(|chunk| self.used.set(chunk, true));
+        Some(self.file.read_exact_at(buffer, at))
+    }
+
+    /// Takes chunks away of about `wanted` bytes, only such as were not read since the last time if `spared` is set. Returns the
+    /// bytes that are free now.
+    pub(super) fn evict(&self, tree: &Tree, wanted: u64, spared: bool) -> io::Result<u64> {
+        let _alone = self.lock.write().unwrap_or_else(PoisonError::into_inner);
+        let (mut gone, mut bytes) = (Vec::new(), 0);
+        for (number, chunk) in (0_u32..).zip(tree.chunks()) {
+            if bytes >= wanted {
+                break;
+            }
+            if !self.present.has(number) || (spared && self.used.has(number)) {
+                continue;
+            }
+            self.present.set(number, false);
+            self.checked.set(number, false);
+            bytes += chunk.room();
+            gone.push(chunk);
+        }
+        if gone.is_empty() {
+            return Ok(0);
+        }
+        self.used.clear();
+        self.is_dirty.store(true, Ordering::Release);
+        // Nobody believes in them any more, whenever the machine stops.
+        self.flush()?;
+        for chunk in gone {
+            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            // Chunks begin at pages, except where a stranger cut them: then a page of a neighbour stays.
+            let (start, end) = (chunk.at.next_multiple_of(PAGE), (chunk.at + chunk.room()) / PAGE * PAGE);
+            if start < end {
+                rustix::fs::fallocate(&self.file, flags, start, end - start)?;
+            }
+        }
+        Ok(bytes)
     }
 
     /// Tells whether a chunk and what lies behind it are here.
@@ -100,8 +162,10 @@ impl Data {
             }
             self.rests.put(number + 1, rest)?;
         }
+        let _stays = self.lock.read().unwrap_or_else(PoisonError::into_inner);
         self.file.write_all_at(&unpacked.payload, chunk.at)?;
         self.present.set(number, true);
+        self.used.set(number, true);
         self.checked.set(number, true);
         self.is_dirty.store(true, Ordering::Release);
         Ok(())
@@ -110,6 +174,7 @@ impl Data {
     /// Verifies a chunk that an earlier process kept, and tells whether it is right; if not, it is no longer here.
     pub(super) fn check(&self, number: u32, chunk: &Chunk) -> io::Result<bool> {
         let mut payload = vec![0; chunk.size as usize];
+        let _stays = self.lock.read().unwrap_or_else(PoisonError::into_inner);
         let is_right = match self.file.read_exact_at(&mut payload, chunk.at) {
             Ok(()) => chunk.is(&payload),
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => false,

@@ -140,7 +140,8 @@ impl Layer {
             }
             update(&self.data.rests.before(number)?);
             payload.resize(chunk.size as usize, 0);
-            self.data.read(chunk.at, &mut payload)?;
+            // It may have been evicted meanwhile.
+            self.data.read_checked(number..number + 1, chunk.at, &mut payload).ok_or_else(missing)??;
             update(&payload);
             update(&self.data.rests.get(number + 1)?.ok_or_else(missing)?);
         }

@@ -48,7 +48,13 @@ impl Run {
     /// Fetches, verifies and keeps the chunks, one after the other.
     pub(super) async fn fetch(self: Arc<Self>, layer: Arc<Layer>) {
         let mut next = self.chunks.start;
+        let missing = |from: u32| {
+            let chunks = (from..self.chunks.end).filter(|&chunk| !layer.data.is_present(chunk));
+            chunks.map(|chunk| layer.tree.chunks()[chunk as usize].room()).sum::<u64>()
+        };
+        layer.room.reserve(missing(next)).await;
         let ended = self.fetch_all(&layer, &mut next).await;
+        layer.room.release(missing(next));
         if let Err(error) = ended {
             self.state.send_replace(State::Failed(next, error));
         }

@@ -1,7 +1,7 @@
-//! Readers outlive the snapshotter, the proxy and what lies between.
+//! Readers outlive the snapshotter, the proxy and what lies between, wrong bytes and a small disk.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::Duration;
 
 use e2e::{Containerd, Fault, Rule, Snapshotter, drop_caches, is_root, skip, wait};
@@ -170,4 +170,34 @@ fn wrong_bytes_are_never_read() {
     drop_caches().unwrap();
     assert_eq!(read(containerd, &reference, 0, 100).unwrap(), right(0, 100), "{}", snapshotter.log());
     assert!(snapshotter.log().contains("damaged chunk"), "{}", snapshotter.log());
+}
+
+/// More is read than may lie on the disk, twice over: what is read is right, and the cap holds at every look.
+#[test]
+fn the_cache_keeps_its_cap() {
+    const CAP: u64 = 32 << 20;
+    if !is_root() {
+        return skip("the_cache_keeps_its_cap", "not root");
+    }
+    let (world, reference) = World::bulky(&format!("cache_size = '{CAP}'\n"));
+    let World { bench: Bench { containerd, snapshotter, .. }, .. } = &world;
+    let on_disk = || -> u64 {
+        let folders = std::fs::read_dir(snapshotter.layers()).unwrap();
+        let data = folders.map(|folder| folder.unwrap().path().join("data").metadata().unwrap());
+        data.map(|data| data.blocks() * 512).sum()
+    };
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| [(); 2].map(|()| read(containerd, &reference, 0, 100)));
+        let mut most = 0;
+        while !reader.is_finished() {
+            most = most.max(on_disk());
+            std::thread::yield_now();
+        }
+        for said in reader.join().unwrap() {
+            assert_eq!(said.unwrap(), right(0, 100), "{}", snapshotter.log());
+        }
+        assert!(most > CAP / 2 && most <= CAP + (1 << 20), "{most} bytes");
+    });
+    let log = snapshotter.log();
+    assert!(!log.contains("over its cap"), "{log}");
 }
