@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use rustix::mount::MountPropagationFlags;
 
 use crate::proxy::built;
-use crate::{Proc, Scratch};
+use crate::{Proc, Scratch, run};
 
 /// A running `firstlight-snapshotter` with a folder and a socket of its own.
 #[derive(Debug)]
@@ -94,6 +94,15 @@ impl Snapshotter {
     pub fn log(&self) -> String {
         let log = |name| std::fs::read_to_string(self.scratch.join(name)).unwrap_or_default();
         log("snapshotter.log") + &log("holder.log")
+    }
+
+    /// Returns what `status --output json` says.
+    ///
+    /// # Errors
+    /// It failed; the error carries both its outputs.
+    pub fn status(&self) -> Result<serde_json::Value> {
+        let said = run(command(&self.scratch)?.args(["status", "--output", "json"]))?;
+        serde_json::from_str(&said).context(said)
     }
 
     /// Returns its process.

@@ -36,8 +36,23 @@ pub struct Cli {
 pub enum Command {
     /// Serve containerd until a signal asks to stop
     Run,
+    /// Say how far every image is
+    Status {
+        /// As what
+        #[arg(long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
     /// Keep what is mounted while the snapshotter is restarted
     Hold,
+}
+
+/// What is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people
+    Text,
+    /// For machines
+    Json,
 }
 
 /// How log lines look.

@@ -1,6 +1,7 @@
 //! [`Config`]: where the snapshotter keeps its things, where containerd finds it, and whom it asks for twins.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub struct Config {
     pub mode: Mode,
     /// What mounts them.
     pub front_end: FrontEnd,
+    /// Where Prometheus asks; nowhere without it.
+    pub metrics_listen: Option<SocketAddr>,
     /// The most bytes of lazy layers that are kept on the disk; 0: all of them.
     pub cache_size: ByteSize,
     /// How long the first layer of an image waits for the proxy to convert it.
@@ -100,6 +103,7 @@ impl Default for Config {
             restart_grace: Duration::from_secs(60),
             mode: Mode::Lazy,
             front_end: FrontEnd::Auto,
+            metrics_listen: None,
             cache_size: ByteSize::b(0),
             convert_wait: Duration::from_secs(10),
             fill_after: Duration::from_secs(5),

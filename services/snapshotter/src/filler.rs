@@ -92,7 +92,7 @@ impl Filler {
             if self.shutdown.is_requested() || !self.layers.has(layer) {
                 return Err(ReadError::Over);
             }
-            let is_busy = self.layers.all().iter().any(|layer| layer.is_waited_for());
+            let is_busy = self.layers.all().iter().any(|layer| layer.waiting() > 0);
             if is_busy {
                 (quiet_since, was_busy) = (Instant::now(), true);
             }

@@ -102,6 +102,16 @@ pub(crate) struct Layer {
     /// When somebody last read of it.
     last_read: AtomicU64,
     room: Arc<Room>,
+    counts: Arc<Counts>,
+}
+
+/// What readers of all layers cost.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) demand_bytes: AtomicU64,
+    pub(crate) background_bytes: AtomicU64,
+    pub(crate) stalled: AtomicU64,
+    pub(crate) failed: AtomicU64,
 }
 
 /// What of a chunk is wanted.
@@ -183,7 +193,13 @@ impl Layer {
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub(crate) fn open(folder: &Path, toc: &Digest, source: Source, room: Arc<Room>) -> Result<Self, OpenError> {
+    pub(crate) fn open(
+        folder: &Path,
+        toc: &Digest,
+        source: Source,
+        room: Arc<Room>,
+        counts: Arc<Counts>,
+    ) -> Result<Self, OpenError> {
         let path = folder.join("toc.json");
         let json = fs::read(&path).map_err(|source| OpenError::Io { path: path.clone(), source })?;
         if Digest::of(&json) != *toc {
@@ -207,6 +223,7 @@ impl Layer {
             waiting: AtomicUsize::new(0),
             last_read: AtomicU64::new(now()),
             room,
+            counts,
         };
         layer.room.add(layer.here());
         layer.recall().map_err(|source| OpenError::Io { path: folder.to_owned(), source })?;
@@ -241,9 +258,15 @@ impl Layer {
         Ok(freed)
     }
 
-    /// Tells whether reads wait for bytes.
-    pub(crate) fn is_waited_for(&self) -> bool {
-        self.waiting.load(Ordering::Acquire) > 0
+    /// Returns how many reads wait for bytes.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Acquire)
+    }
+
+    /// Returns the plain bytes that came along with others and were not read.
+    pub(crate) fn unread(&self) -> u64 {
+        let unread = (0_u32..).zip(self.tree.chunks()).filter(|(number, _)| self.data.is_unread(*number));
+        unread.map(|(_, chunk)| u64::from(chunk.size)).sum()
     }
 
     fn span(&self, chunks: Range<u32>) -> Range<u64> {
@@ -265,7 +288,10 @@ impl Layer {
     /// # Errors
     /// The last one.
     pub(crate) async fn want(self: &Arc<Self>, chunks: Range<u32>, wanted: Wanted) -> Result<(), ReadError> {
-        let _waiting = (wanted == Wanted::Bytes).then(|| Waiting::begin(&self.waiting));
+        let _waiting = (wanted == Wanted::Bytes).then(|| {
+            self.counts.stalled.fetch_add(1, Ordering::Relaxed);
+            Waiting::begin(&self.waiting)
+        });
         let deadline = Instant::now() + PATIENCE;
         let (mut pause, mut corrupt) = (FIRST_PAUSE, 0);
         loop {
@@ -279,7 +305,7 @@ impl Layer {
                 ReadError::Corrupt { .. } => corrupt >= CORRUPT_TRIES,
                 ReadError::Disk(_) | ReadError::Over => true,
             };
-            self.tell(&error, is_final);
+            self.tell(&error, is_final, wanted);
             if is_final {
                 return Err(error);
             }
@@ -288,9 +314,13 @@ impl Layer {
         }
     }
 
-    fn tell(&self, error: &ReadError, is_final: bool) {
+    fn tell(&self, error: &ReadError, is_final: bool, wanted: Wanted) {
         let (blob, error) = (&self.source.blob, error as &dyn std::error::Error);
         match is_final {
+            true if wanted == Wanted::Bytes => {
+                self.counts.failed.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(blob.digest = %blob, error, "a read of a layer failed");
+            }
             true => tracing::error!(blob.digest = %blob, error, "a read of a layer failed"),
             false => tracing::warn!(blob.digest = %blob, error, "a read of a layer is tried again"),
         }
@@ -360,7 +390,7 @@ impl Layer {
         if wanted == Wanted::Bytes {
             self.next.store(last, Ordering::Relaxed);
         }
-        let run = Arc::new(Run::new(chunk..last));
+        let run = Arc::new(Run::new(chunk..last, end, wanted));
         running.extend((chunk..last).map(|chunk| (chunk, Arc::clone(&run))));
         drop(running);
         tokio::spawn(Arc::clone(&run).fetch(Arc::clone(self)));

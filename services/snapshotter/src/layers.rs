@@ -5,6 +5,7 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,9 +16,10 @@ use tokio::sync::Mutex as AsyncMutex;
 use upstream::{TocBody, UpstreamError};
 
 use crate::SnapshotError;
-use crate::layer::{Expected, Layer, OpenError, Source};
+use crate::layer::{Counts, Expected, Layer, OpenError, Source};
 use crate::proxies::Proxies;
 use crate::room::Room;
+use crate::status::Reads;
 
 /// The largest JSON of a TOC that is read: two million files.
 const LARGEST_TOC: u64 = 1 << 30;
@@ -88,6 +90,7 @@ pub(crate) struct Layers {
     folder: PathBuf,
     proxies: Arc<Proxies>,
     room: Arc<Room>,
+    counts: Arc<Counts>,
     open: Mutex<HashMap<Digest, Arc<Layer>>>,
     /// The twins that somebody wanted of late: their snapshots may not be recorded yet.
     wanted: Mutex<HashMap<Digest, Want>>,
@@ -117,7 +120,14 @@ impl Layers {
         fs::create_dir_all(&folder).map_err(|error| SnapshotError::io("make the folder", &folder, error))?;
         let only_ours = fs::set_permissions(&folder, Permissions::from_mode(0o700));
         only_ours.map_err(|error| SnapshotError::io("set the mode of", &folder, error))?;
-        Ok(Self { folder, proxies, room: Arc::new(Room::new(cap)), open: Mutex::default(), wanted: Mutex::default() })
+        Ok(Self {
+            folder,
+            proxies,
+            room: Arc::new(Room::new(cap)),
+            counts: Arc::default(),
+            open: Mutex::default(),
+            wanted: Mutex::default(),
+        })
     }
 
     fn opened(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Layer>>> {
@@ -143,7 +153,13 @@ impl Layers {
         if let Some(layer) = self.opened().get(&origin.twin) {
             return Ok(Arc::clone(layer));
         }
-        let layer = Layer::open(&self.folder(&origin.twin), &origin.toc, self.source(origin)?, Arc::clone(&self.room))?;
+        let layer = Layer::open(
+            &self.folder(&origin.twin),
+            &origin.toc,
+            self.source(origin)?,
+            Arc::clone(&self.room),
+            Arc::clone(&self.counts),
+        )?;
         // Of two who open it at once one is used.
         Ok(Arc::clone(self.opened().entry(origin.twin.clone()).or_insert_with(|| Arc::new(layer))))
     }
@@ -156,6 +172,20 @@ impl Layers {
     /// Returns the room that their bytes have.
     pub(crate) fn room(&self) -> &Room {
         &self.room
+    }
+
+    /// Returns what readers cost so far.
+    pub(crate) fn reads(&self) -> Reads {
+        let layers = self.all();
+        let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Reads {
+            demand_bytes: get(&self.counts.demand_bytes),
+            background_bytes: get(&self.counts.background_bytes),
+            unread_bytes: layers.iter().map(|layer| layer.unread()).sum(),
+            stalled: get(&self.counts.stalled),
+            waiting: layers.iter().map(|layer| layer.waiting() as u64).sum(),
+            failed: get(&self.counts.failed),
+        }
     }
 
     /// Returns all layers that are open.

@@ -39,9 +39,6 @@ type Key = (String, RepositoryName, Digest);
 /// Why a snapshot is unpacked in the ordinary way.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NotLazy {
-    /// The labels name no image.
-    #[error("nobody says which image it is of")]
-    NotAsked,
     /// No proxy stands for its registry.
     #[error("no proxy stands for {host}")]
     NoProxy {
@@ -92,7 +89,6 @@ impl NotLazy {
     /// Returns a word for it. A closed set: it labels metrics.
     pub(crate) const fn reason(&self) -> &'static str {
         match self {
-            Self::NotAsked => "not_asked",
             Self::NoProxy { .. } => "no_proxy",
             Self::Unreachable(_) => "unreachable",
             Self::NoTwin { state, .. } => state,
@@ -122,12 +118,11 @@ impl Lazy {
         }
     }
 
-    /// Commits the snapshot that `labels` ask for on `parent`, with none of the layer's bytes here.
+    /// Commits the snapshot that is wanted on `parent`, with none of the layer's bytes here.
     ///
     /// # Errors
     /// Says why not; then it is to be unpacked.
-    pub(crate) async fn prepare(&self, parent: Option<&str>, labels: &Labels) -> Result<(), NotLazy> {
-        let wanted = Wanted::of(labels).ok_or(NotLazy::NotAsked)?;
+    pub(crate) async fn prepare(&self, wanted: Wanted, parent: Option<&str>, labels: &Labels) -> Result<(), NotLazy> {
         if self.is_known(&wanted, parent).await? {
             return Ok(());
         }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use snapshotter::cli::{Cli, Command, LogFormat};
+use snapshotter::cli::{Cli, Command, LogFormat, Output};
 use snapshotter::config::Config;
 
 fn main() -> ExitCode {
@@ -29,8 +29,13 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     config.root = cli.root.unwrap_or(config.root);
     config.socket = cli.socket.unwrap_or(config.socket);
     config.holder = cli.holder.unwrap_or(config.holder);
-    if let Command::Hold = cli.command {
-        return snapshotter::hold(&config.holder, config.restart_grace);
+    match cli.command {
+        Command::Hold => return snapshotter::hold(&config.holder, config.restart_grace),
+        Command::Status { output } => {
+            let text = snapshotter::status(&config.root, output == Output::Json)?;
+            return Ok(std::io::stdout().lock().write_all(text.as_bytes())?);
+        }
+        Command::Run => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(snapshotter::run(config))

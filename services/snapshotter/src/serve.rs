@@ -27,7 +27,7 @@ use crate::layers::Layers;
 use crate::lazy::Lazy;
 use crate::proxies::Proxies;
 use crate::service::proto::containerd::services::snapshots::v1::snapshots_server::SnapshotsServer;
-use crate::{Service, SnapshotError, Snapshots};
+use crate::{Service, SnapshotError, Snapshots, metrics};
 
 /// The threads that answer the kernel; those that wait for the network are not among them.
 const FUSE_THREADS: usize = 4;
@@ -41,7 +41,8 @@ const GRACE: Duration = Duration::from_secs(10);
 /// # Errors
 /// Says what could not be opened, bound or served.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    let Config { root, socket: address, holder, cache_size, convert_wait, fill_after, proxy, .. } = config;
+    let Config { root, socket: address, holder, cache_size, convert_wait, fill_after, metrics_listen, proxy, .. } =
+        config;
     fs::create_dir_all(&root).with_context(|| format!("cannot make the folder {}", root.display()))?;
     let _lock = lock(&root)?;
     let proxies = Arc::new(Proxies::new(&proxy)?);
@@ -59,6 +60,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let shutdown = Shutdown::new();
     shutdown.listen_for_signals().context("cannot listen for signals")?;
     let listener = bind(&address)?;
+    if let Some(address) = metrics_listen {
+        metrics::serve(address, Arc::clone(&snapshots), shutdown.clone()).await?;
+    }
     let filler = Filler {
         snapshots: Arc::clone(&snapshots),
         layers: Arc::clone(&layers),
@@ -68,7 +72,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     let filling = tokio::spawn(filler.run());
     let evicting = tokio::spawn(Evictor { layers: Arc::clone(&layers) }.run());
-    let flushing = tokio::spawn(flush(Arc::clone(&layers)));
+    let flushing = tokio::spawn(flush(Arc::clone(&layers), Arc::clone(&snapshots), root.clone()));
     tracing::info!(root = %root.display(), address = %address.display(), "serving");
     accept(&listener, &service, &shutdown).await;
     let _ended = filling.await;
@@ -137,13 +141,20 @@ impl Mounting {
     }
 }
 
-/// Writes down from time to time which bytes of layers are on the disk.
-async fn flush(layers: Arc<Layers>) {
+/// Writes down from time to time which bytes of layers are on the disk, and how far every image is.
+async fn flush(layers: Arc<Layers>, snapshots: Arc<Snapshots>, root: PathBuf) {
     let mut tick = tokio::time::interval(FLUSH_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
         flush_all(Arc::clone(&layers)).await;
+        let (snapshots, root) = (Arc::clone(&snapshots), root.clone());
+        telemetry::blocking(move || match snapshots.status().map(|status| status.write(&root)) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the status cannot be written"),
+            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "the status is not known"),
+        })
+        .await;
     }
 }
 

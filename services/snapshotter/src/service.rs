@@ -7,8 +7,9 @@ use futures_util::{Stream, stream};
 use prost_types::Timestamp;
 use tonic::{Code, Request, Response, Status};
 
-use crate::lazy::{Lazy, NotLazy};
-use crate::wanted::TARGET;
+use crate::lazy::Lazy;
+use crate::store::Ordinary;
+use crate::wanted::Wanted;
 use crate::{Class, Filter, Info, Kind, Labels, LabelsUpdate, Moment, Mount, SnapshotError, Snapshots};
 
 /// What `api/proto` says, as Rust.
@@ -54,16 +55,18 @@ impl Service {
     }
 
     /// Prepares a layer of an image without its bytes, and tells the name of the committed snapshot that there is then.
-    async fn prepare_lazily(&self, parent: Option<&str>, labels: &Labels) -> Option<String> {
-        match self.lazy.prepare(parent, labels).await {
-            Ok(()) => labels.get(TARGET).cloned(),
-            Err(NotLazy::NotAsked) => None,
-            Err(error) => {
-                let (target, cause) = (labels.get(TARGET), &error as &dyn std::error::Error);
-                tracing::warn!(target, reason = error.reason(), error = cause, "a layer is pulled in the ordinary way");
-                None
-            }
-        }
+    ///
+    /// # Errors
+    /// Why it is to be unpacked, where the labels say what it is of.
+    async fn prepare_lazily(&self, parent: Option<&str>, labels: &Labels) -> Result<String, Option<Ordinary>> {
+        let Some(wanted) = Wanted::of(labels) else { return Err(None) };
+        let name = wanted.chain.to_string();
+        let image = format!("{}/{}", wanted.host, wanted.name);
+        let layer = wanted.layer.clone();
+        let Err(error) = self.lazy.prepare(wanted, parent, labels).await else { return Ok(name) };
+        let (reason, cause) = (error.reason(), &error as &dyn std::error::Error);
+        tracing::warn!(image, layer = %layer, reason, error = cause, "a layer is pulled in the ordinary way");
+        Err(Some(Ordinary { image, layer, reason: reason.to_owned(), detail: error.to_string() }))
     }
 
     /// Does `work` off the asynchronous threads.
@@ -108,11 +111,12 @@ impl messages::snapshots_server::Snapshots for Service {
     ) -> Result<Response<messages::PrepareSnapshotResponse>, Status> {
         let messages::PrepareSnapshotRequest { key, parent, labels, .. } = request.into_inner();
         let (parent, labels) = (named(parent), Labels::from_iter(labels));
-        if let Some(name) = self.prepare_lazily(parent.as_deref(), &labels).await {
+        let why = match self.prepare_lazily(parent.as_deref(), &labels).await {
             // containerd's way to hear that nothing is left to do: it looks the snapshot up by its labels.
-            return Err(status("Prepare", &SnapshotError::Exists { name }));
-        }
-        let mount = self.run("Prepare", move |all| all.prepare(&key, parent.as_deref(), labels)).await?;
+            Ok(name) => return Err(status("Prepare", &SnapshotError::Exists { name })),
+            Err(why) => why,
+        };
+        let mount = self.run("Prepare", move |all| all.prepare_ordinary(&key, parent.as_deref(), labels, why)).await?;
         Ok(Response::new(messages::PrepareSnapshotResponse { mounts: vec![mount.into()] }))
     }
 

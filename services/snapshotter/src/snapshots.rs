@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
 use crate::folders::{Folders, Root};
+use crate::layer::Proof;
 use crate::layers::{Layers, Origin};
 use crate::mount::{self, Mount, Stack};
 use crate::mounted::{Below, Mounted};
-use crate::store::{Chain, Parent};
+use crate::status::{self, LayerStatus, Mode, Status};
+use crate::store::{Chain, Ordinary, Parent};
 use crate::{Filter, Info, Kind, Labels, SnapshotError, Store, Usage, usage};
 
 /// The snapshots below one folder. Every call is whole or changes nothing, wherever the process dies; every call may block.
@@ -50,7 +52,46 @@ impl Snapshots {
     /// # Errors
     /// [`SnapshotError::Exists`], [`SnapshotError::NotFound`] and [`SnapshotError::Parent`] of the parent; or what failed.
     pub fn prepare(&self, key: &str, parent: Option<&str>, labels: Labels) -> Result<Mount, SnapshotError> {
-        self.create(Kind::Active, key, parent, labels)
+        self.create(Kind::Active, key, parent, labels, None)
+    }
+
+    /// Begins an active snapshot for a layer that is to be unpacked, and notes why.
+    ///
+    /// # Errors
+    /// As for [`Self::prepare`].
+    pub(crate) fn prepare_ordinary(
+        &self,
+        key: &str,
+        parent: Option<&str>,
+        labels: Labels,
+        why: Option<Ordinary>,
+    ) -> Result<Mount, SnapshotError> {
+        self.create(Kind::Active, key, parent, labels, why)
+    }
+
+    /// Returns how far every image is.
+    ///
+    /// # Errors
+    /// What failed.
+    pub(crate) fn status(&self) -> Result<Status, SnapshotError> {
+        let mut rows: Vec<_> = self.store.all()?.into_iter().map(|(_, row)| row).collect();
+        rows.sort_by_key(|row| row.id);
+        let layers = rows.into_iter().filter_map(|row| match (row.origin, row.ordinary) {
+            (Some(origin), _) => {
+                let (resident_bytes, bytes, proof) = match self.layers.get(&origin) {
+                    Ok(layer) => (layer.resident(), layer.tree.data_size(), layer.proof(&origin.expected)),
+                    Err(_) => (0, 0, Proof::Pending),
+                };
+                let mode = Mode::Lazy { resident_bytes, bytes, proof };
+                let image = format!("{}/{}", origin.host, origin.repository);
+                Some((image, LayerStatus { layer: origin.layer.to_string(), mode }))
+            }
+            (None, Some(Ordinary { image, layer, reason, detail })) => {
+                Some((image, LayerStatus { layer: layer.to_string(), mode: Mode::Ordinary { reason, detail } }))
+            }
+            (None, None) => None,
+        });
+        Ok(Status { images: status::by_image(layers), reads: self.layers.reads() })
     }
 
     /// Begins a view of `parent`.
@@ -58,10 +99,17 @@ impl Snapshots {
     /// # Errors
     /// As for [`Self::prepare`].
     pub fn view(&self, key: &str, parent: Option<&str>, labels: Labels) -> Result<Mount, SnapshotError> {
-        self.create(Kind::View, key, parent, labels)
+        self.create(Kind::View, key, parent, labels, None)
     }
 
-    fn create(&self, kind: Kind, key: &str, parent: Option<&str>, labels: Labels) -> Result<Mount, SnapshotError> {
+    fn create(
+        &self,
+        kind: Kind,
+        key: &str,
+        parent: Option<&str>,
+        labels: Labels,
+        ordinary: Option<Ordinary>,
+    ) -> Result<Mount, SnapshotError> {
         if key.is_empty() {
             return Err(SnapshotError::NoName);
         }
@@ -69,7 +117,7 @@ impl Snapshots {
             let like = parent.map(|parent| self.root_of(parent)).transpose()?;
             self.folders.make(id, like)
         };
-        let chain = self.store.create(key, kind, parent, labels, make)?;
+        let chain = self.store.create(key, kind, parent, labels, ordinary, make)?;
         Ok(self.mount_of(&chain))
     }
 

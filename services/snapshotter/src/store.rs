@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use api::Digest;
 use redb::{
     Database, MultimapTableDefinition, ReadableDatabase, ReadableMultimapTable, ReadableTable, TableDefinition,
 };
@@ -55,6 +56,27 @@ pub(crate) struct Row {
     /// Of a lazy one: where its bytes come from. It has no folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) origin: Option<Origin>,
+    /// Of a layer of an image that is not lazy: why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ordinary: Option<Ordinary>,
+}
+
+/// Why a layer of an image is not lazy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ordinary {
+    /// Registry and repository.
+    pub(crate) image: String,
+    pub(crate) layer: Digest,
+    /// A word of a closed set.
+    pub(crate) reason: String,
+    /// For people.
+    pub(crate) detail: String,
+}
+
+/// What a layer's row says beside what containerd knows.
+struct Details {
+    origin: Option<Origin>,
+    ordinary: Option<Ordinary>,
 }
 
 /// One of the snapshots that another one stands on.
@@ -169,9 +191,10 @@ impl Store {
         kind: Kind,
         parent: Option<&str>,
         labels: Labels,
+        ordinary: Option<Ordinary>,
         make: impl FnOnce(u64, Option<Parent>) -> Result<(), SnapshotError>,
     ) -> Result<Chain, SnapshotError> {
-        self.insert(name, kind, parent, labels, None, make)
+        self.insert(name, kind, parent, labels, Details { origin: None, ordinary }, make)
     }
 
     /// Records a snapshot that is committed at once and whose bytes come from elsewhere.
@@ -182,7 +205,8 @@ impl Store {
         labels: Labels,
         origin: Origin,
     ) -> Result<Chain, SnapshotError> {
-        self.insert(name, Kind::Committed, parent, labels, Some(origin), |_, _| Ok(()))
+        let details = Details { origin: Some(origin), ordinary: None };
+        self.insert(name, Kind::Committed, parent, labels, details, |_, _| Ok(()))
     }
 
     fn insert(
@@ -191,7 +215,7 @@ impl Store {
         kind: Kind,
         parent: Option<&str>,
         labels: Labels,
-        origin: Option<Origin>,
+        details: Details,
         make: impl FnOnce(u64, Option<Parent>) -> Result<(), SnapshotError>,
     ) -> Result<Chain, SnapshotError> {
         let change = self.change()?;
@@ -210,7 +234,8 @@ impl Store {
         }
         let (id, now) = (change.next_id()?, Moment::now());
         let parent = parent.map(str::to_owned);
-        let row = Row { id, parent, kind, created_at: now, updated_at: now, labels, usage: None, origin };
+        let Details { origin, ordinary } = details;
+        let row = Row { id, parent, kind, created_at: now, updated_at: now, labels, usage: None, origin, ordinary };
         change.put(name, &row)?;
         make(id, parents.first().copied())?;
         change.commit()?;

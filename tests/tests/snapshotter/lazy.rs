@@ -6,13 +6,15 @@ use std::time::Duration;
 use anyhow::Context;
 use e2e::web;
 use e2e::{Node, Proxy, ProxyOptions, Registry, RegistryOptions, Relay, Snapshotter, is_root, run, skip, wait};
+use serde_json::json;
 
 /// No conversion of a healthy test takes longer.
 const LIMIT: Duration = Duration::from_secs(300);
 
 use crate::bench::Bench;
-use crate::push;
+use crate::row::Outcome;
 use crate::tar::Tar;
+use crate::{push, rows};
 
 /// The repository of [`World::push_bulky`]'s image.
 pub(crate) const BULKY: &str = "team/bulky";
@@ -182,4 +184,42 @@ fn the_estargz_view_is_lazy_too() {
     assert_eq!(said.unwrap(), "42", "{}", world.bench.snapshotter.log());
     world.assert_lazy();
     world.wait_proven();
+}
+
+/// The status says of every layer how it got here and how far it is, or why it is ordinary; and so do the metrics.
+#[test]
+fn the_status_tells_how_far_every_layer_is() {
+    if !is_root() {
+        return skip("the_status_tells_how_far_every_layer_is", "not root");
+    }
+    let metrics_at = SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, wait::free_port());
+    let world = World::around(World::bare(), &format!("metrics_listen = '{metrics_at}'\n"));
+    let plain = Tar::new().file("a", b"some bytes").end();
+    let good = push::layer(&world.registry, BULKY, push::TAR, plain.clone().into(), e2e::digest(&plain));
+    // A tar whose twin the proxy refuses to make.
+    let odd = rows::all().into_iter().find(|row| row.outcome == Outcome::Stays("not_utf8")).unwrap();
+    let odd = push::layer(&world.registry, BULKY, odd.media_type, odd.blob, odd.diff_id);
+    let image = push::image(&world.registry, BULKY, "odd", &[good.clone(), odd.clone()]);
+    let reference = format!("{}/{BULKY}@{image}", world.at());
+    world.bench.containerd.pull_lazily(Snapshotter::NAME, &reference).unwrap();
+    let told = || {
+        let status = world.bench.snapshotter.status()?;
+        let layers = status["images"][0]["layers"].as_array().cloned().unwrap_or_default();
+        Ok((layers.len() == 2 && layers[0]["proof"] == "proven").then_some((status, layers)))
+    };
+    let (status, layers) = wait::until("the proof", LIMIT, told).unwrap();
+    assert_eq!(status["images"][0]["image"], format!("{}/{BULKY}", world.at()));
+    assert_eq!((&layers[0]["layer"], &layers[0]["mode"]), (&json!(good.digest), &json!("lazy")));
+    assert_eq!(layers[1]["layer"], odd.digest);
+    assert_eq!((&layers[1]["mode"], &layers[1]["reason"]), (&json!("ordinary"), &json!("unconvertible")));
+    assert!(layers[1]["detail"].as_str().unwrap().contains("not_utf8"), "{status}");
+    assert_eq!(status["reads"]["failed"], 0);
+    assert!(status["reads"]["background_bytes"].as_u64().unwrap() > 0, "{status}");
+    let metrics = web::request(&Node::Machine, metrics_at, "GET", "/metrics", &[]).unwrap().text();
+    for line in
+        ["lazy_layers{proof=\"proven\"} 1", "ordinary_layers{reason=\"unconvertible\"} 1", "failed_reads_total 0"]
+    {
+        let line = format!("firstlight_snapshotter_{line}");
+        assert!(metrics.lines().any(|found| found == line), "{metrics}");
+    }
 }

@@ -25,6 +25,8 @@ pub(super) struct Data {
     present: Bits,
     checked: Bits,
     pub(super) rests: Rests,
+    /// Came along with what was asked for, and was not read since.
+    unasked: Bits,
     /// Read since chunks were last evicted.
     used: Bits,
     /// Who reads or adds chunks holds it with others, who takes some away alone.
@@ -88,6 +90,7 @@ impl Data {
             present,
             checked: Bits::new(count),
             rests,
+            unasked: Bits::new(count),
             used: Bits::new(count),
             lock: RwLock::default(),
             is_dirty: AtomicBool::new(false),
@@ -110,7 +113,10 @@ impl Data {
         if !chunks.clone().all(|chunk| self.checked.has(chunk)) {
             return None;
         }
-        chunks.for_each(|chunk| self.used.set(chunk, true));
+        chunks.for_each(|chunk| {
+            self.used.set(chunk, true);
+            self.unasked.set(chunk, false);
+        });
         Some(self.file.read_exact_at(buffer, at))
     }
 
@@ -152,6 +158,16 @@ impl Data {
     /// Tells whether a chunk and what lies behind it are here.
     pub(super) fn is_whole(&self, chunk: u32) -> bool {
         self.is_present(chunk) && self.rests.has(chunk + 1)
+    }
+
+    /// Notes that nobody asked for a chunk that is here now.
+    pub(super) fn mark_unasked(&self, chunk: u32) {
+        self.unasked.set(chunk, true);
+    }
+
+    /// Tells whether a chunk is here that nobody asked for and nobody has read.
+    pub(super) fn is_unread(&self, chunk: u32) -> bool {
+        self.unasked.has(chunk) && self.is_present(chunk)
     }
 
     /// Keeps a chunk that was verified, and what lies around it in its member, where that is known.

@@ -30,7 +30,8 @@ pub(crate) struct Expected {
 }
 
 /// What is known of a layer's tar.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Proof {
     /// Not all of it is here.
     Pending,

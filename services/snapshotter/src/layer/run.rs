@@ -2,17 +2,21 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
 use upstream::UpstreamError;
 
-use super::{Layer, ReadError, inflate};
+use super::{Layer, ReadError, Wanted, inflate};
 
 /// Chunks next to each other that one request brings.
 #[derive(Debug)]
 pub(super) struct Run {
     chunks: Range<u32>,
+    /// What was asked for ends here; the rest comes along.
+    asked: u32,
+    wanted: Wanted,
     state: watch::Sender<State>,
 }
 
@@ -26,9 +30,9 @@ enum State {
 }
 
 impl Run {
-    pub(super) fn new(chunks: Range<u32>) -> Self {
+    pub(super) fn new(chunks: Range<u32>, asked: u32, wanted: Wanted) -> Self {
         let state = watch::Sender::new(State::Until(chunks.start));
-        Self { chunks, state }
+        Self { chunks, asked, wanted, state }
     }
 
     /// Waits until `chunk` is here.
@@ -76,6 +80,11 @@ impl Run {
                 let received = start + packed.len() as u64 - span.start;
                 return Err(UpstreamError::Truncated { expected: span.end - span.start, received }.into());
             };
+            let count = match self.wanted {
+                Wanted::Bytes => &layer.counts.demand_bytes,
+                Wanted::Tar => &layer.counts.background_bytes,
+            };
+            count.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             let passed = skip.min(bytes.len() as u64);
             skip -= passed;
             packed.extend_from_slice(&bytes[passed as usize..]);
@@ -102,7 +111,8 @@ impl Run {
         packed: Bytes,
         start: u64,
     ) -> Result<(), ReadError> {
-        let (layer, from) = (Arc::clone(layer), *next);
+        let (layer, from, wanted) = (Arc::clone(layer), *next, self.wanted);
+        let asked = self.asked;
         let state = self.state.clone();
         let keep = move || {
             for number in from..until {
@@ -121,6 +131,9 @@ impl Run {
                 }
                 if let Err(error) = layer.data.put(number, &chunk, &unpacked) {
                     return (number, Err(error.into()));
+                }
+                if wanted == Wanted::Bytes && number >= asked {
+                    layer.data.mark_unasked(number);
                 }
                 state.send_replace(State::Until(number + 1));
             }
