@@ -15,10 +15,14 @@ use crate::layers::{Layers, Origin};
 
 /// How long nobody may have waited before something is fetched.
 const QUIET: Duration = Duration::from_millis(200);
+/// How long the proxy may take to say that it holds a twin.
+const HOLD_PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is looked for work.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long a layer that could not be brought is left alone.
 const RETRY: Duration = Duration::from_secs(30);
+/// How often the proxy is told that a layer is not here yet; it keeps the twin for an hour.
+const HOLD_EVERY: Duration = Duration::from_secs(20 * 60);
 /// The part of the disk that stays free.
 const FREE_PERCENT: u64 = 10;
 
@@ -38,6 +42,7 @@ impl Filler {
     pub(crate) async fn run(self) {
         // From when on a layer may be worked on.
         let mut from: HashMap<Digest, Instant> = HashMap::new();
+        let mut held: HashMap<Digest, Instant> = HashMap::new();
         loop {
             tokio::select! {
                 () = self.shutdown.requested() => return,
@@ -53,7 +58,12 @@ impl Filler {
             };
             let twins: std::collections::HashSet<&Digest> = origins.iter().map(|origin| &origin.twin).collect();
             from.retain(|twin, _| twins.contains(twin));
+            held.retain(|twin, _| twins.contains(twin));
             for origin in &origins {
+                if held.get(&origin.twin).is_none_or(|at| at.elapsed() >= HOLD_EVERY) {
+                    held.insert(origin.twin.clone(), Instant::now());
+                    self.hold(origin).await;
+                }
                 let start = *from.entry(origin.twin.clone()).or_insert_with(|| Instant::now() + self.after);
                 if Instant::now() < start {
                     continue;
@@ -68,6 +78,20 @@ impl Filler {
                     }
                 }
             }
+        }
+    }
+
+    /// Has the proxy keep the twin of a layer that is not all here.
+    async fn hold(&self, origin: &Origin) {
+        let (layers, of) = (Arc::clone(&self.layers), origin.clone());
+        let Ok(layer) = telemetry::blocking(move || layers.get(&of)).await else { return };
+        if layer.proof(&origin.expected) != Proof::Pending {
+            return;
+        }
+        let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let held = tokio::time::timeout(HOLD_PATIENCE, layer.hold(&format!("node-{node}"))).await;
+        if !matches!(held, Ok(Ok(()))) {
+            tracing::debug!(blob.digest = %origin.twin, "the proxy does not hold a twin: it may have to make it again");
         }
     }
 

@@ -258,6 +258,14 @@ impl Layer {
         Ok(freed)
     }
 
+    /// Has the proxy keep the twin for an hour.
+    ///
+    /// # Errors
+    /// What went wrong.
+    pub(crate) async fn hold(&self, holder: &str) -> Result<(), UpstreamError> {
+        self.source.client.hold(&self.source.name, &self.source.blob, holder).await
+    }
+
     /// Returns how many reads wait for bytes.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Acquire)

@@ -88,7 +88,10 @@ impl World {
     }
 
     pub(crate) fn around(registry: Registry, config: &str) -> Self {
-        let proxy = Proxy::start(&Node::Machine, ProxyOptions::new(registry.at())).unwrap();
+        let mut options = ProxyOptions::new(registry.at());
+        // So that what was pulled from the registry itself is asked of the proxy, too.
+        options.upstream_keys += &format!("aliases = ['{}']\n", registry.at());
+        let proxy = Proxy::start(&Node::Machine, options).unwrap();
         let relay = Relay::start(proxy.at()).unwrap();
         let config = format!("convert_wait = '30s'\n{config}[[proxy]]\nurl = 'http://{}'\n", relay.at());
         Self { bench: Bench::start_with(&config), relay, proxy, registry }
@@ -155,6 +158,9 @@ fn a_pinned_image_starts_before_it_is_here() {
     let said = containerd.run_with(Snapshotter::NAME, &reference, &["python3", "-c", "print(6 * 7)"]);
     assert_eq!(said.unwrap(), "42", "{}", world.bench.snapshotter.log());
     world.assert_lazy();
+    // The proxy keeps what is not here yet.
+    let held = || Ok((world.proxy.sql("SELECT count(*) FROM holds").unwrap().trim() == "7").then_some(()));
+    wait::until("the holds", LIMIT, held).unwrap();
     let (fetched, all) = (served() - before, world.size(BULKY, &digest) as f64);
     assert!(fetched < all * 0.05, "{fetched} of {all} bytes");
     run(containerd.ctr().args(["images", "rm", "--sync", &reference])).unwrap();
@@ -222,4 +228,38 @@ fn the_status_tells_how_far_every_layer_is() {
         let line = format!("firstlight_snapshotter_{line}");
         assert!(metrics.lines().any(|found| found == line), "{metrics}");
     }
+}
+
+/// An image that is pulled from its own registry is mounted lazily by the twins of the proxy that stands for that registry.
+#[test]
+fn an_image_of_another_registry_is_asked_of_its_proxy() {
+    if !is_root() {
+        return skip("an_image_of_another_registry_is_asked_of_its_proxy", "not root");
+    }
+    let world = World::start();
+    let reference = format!("{}/library/tiny:latest", world.registry.at());
+    let containerd = &world.bench.containerd;
+    containerd.pull_lazily(Snapshotter::NAME, &reference).unwrap();
+    let said = containerd.run_with(Snapshotter::NAME, &reference, &["echo", "here"]);
+    assert_eq!(said.unwrap(), "here", "{}", world.bench.snapshotter.log());
+    world.assert_lazy();
+}
+
+/// A proxy that takes connections and says nothing hinders no pull: it is asked once, and the layers are unpacked.
+#[test]
+fn a_silent_proxy_hinders_no_pull() {
+    if !is_root() {
+        return skip("a_silent_proxy_hinders_no_pull", "not root");
+    }
+    let world = World::start();
+    let reference = format!("{}/library/python:latest", world.registry.at());
+    world.proxy.freeze().unwrap();
+    let containerd = &world.bench.containerd;
+    let pulled = containerd.pull_lazily(Snapshotter::NAME, &reference);
+    let ran = pulled.and_then(|_| containerd.run_with(Snapshotter::NAME, &reference, &["python3", "-c", "print(1)"]));
+    world.proxy.thaw().unwrap();
+    let log = world.bench.snapshotter.log();
+    assert_eq!(ran.unwrap(), "1", "{log}");
+    assert_eq!(log.matches("reason=\"unreachable\"").count(), 6, "{log}");
+    assert!(!log.contains("before it is here"), "{log}");
 }

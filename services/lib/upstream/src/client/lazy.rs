@@ -1,4 +1,4 @@
-//! [`Client::lazy_index`], [`Client::lazy_layers`] and [`Client::toc`]: the lazy API of a proxy of ours.
+//! [`Client::lazy_index`], [`Client::lazy_layers`] [`Client::toc`] and [`Client::hold`]: the lazy API of a proxy of ours.
 
 use std::time::Duration;
 
@@ -78,6 +78,19 @@ impl Client {
             }
             let body = read_capped(response, MAX_INDEX, self.inner.settings.timeouts.idle, None).await?;
             serde_json::from_slice(&body).map_err(|error| UpstreamError::protocol(format!("lazy index: {error}")))
+        })
+        .await
+    }
+
+    /// Has a proxy keep `blob`, a twin, for an hour: `holder` has parts of it.
+    ///
+    /// # Errors
+    /// What went wrong.
+    pub async fn hold(&self, name: &RepositoryName, blob: &Digest, holder: &str) -> Result<(), UpstreamError> {
+        let mut call = self.call(Method::POST, name, "_firstlight/holds", "*/*");
+        call.url.query_pairs_mut().append_pair("holder", holder).append_pair("digest", &blob.to_string());
+        self.ask(&call, |Landed { response, .. }| async move {
+            if response.status().is_success() { Ok(()) } else { Err(self.inner.net.failure(response, "hold").await) }
         })
         .await
     }
