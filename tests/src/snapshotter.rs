@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::mount::MountPropagationFlags;
 
 use crate::proxy::built;
@@ -54,6 +54,15 @@ impl Snapshotter {
     /// As for [`Snapshotter::start`].
     pub fn kill_and_start(&mut self) -> Result<()> {
         self.kill()?;
+        self.start_again()
+    }
+
+    /// Stops it (SIGTERM) and starts it again on the same folder and socket, as an upgrade does.
+    ///
+    /// # Errors
+    /// It did not end by itself, or as for [`Snapshotter::start`].
+    pub fn restart(&mut self) -> Result<()> {
+        ensure!(self.proc.stop()?, "the snapshotter had to be killed:\n{}", self.log());
         self.start_again()
     }
 

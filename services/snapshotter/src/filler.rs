@@ -70,7 +70,12 @@ impl Filler {
                 }
                 match self.work_on(origin).await {
                     Ok(()) => {}
-                    Err(ReadError::Over) => return,
+                    // Told to stop, or the layer was removed meanwhile.
+                    Err(ReadError::Over) if self.shutdown.is_requested() => return,
+                    Err(ReadError::Over) => {}
+                    Err(ReadError::NoRoom) => {
+                        from.insert(origin.twin.clone(), Instant::now() + RETRY);
+                    }
                     Err(error) => {
                         let error = &error as &dyn std::error::Error;
                         tracing::warn!(blob.digest = %origin.twin, error, "a layer is brought later");
@@ -120,12 +125,10 @@ impl Filler {
             if is_busy {
                 (quiet_since, was_busy) = (Instant::now(), true);
             }
-            if !is_busy
-                && (!was_busy || quiet_since.elapsed() >= QUIET)
-                && self.layers.room().is_ample()
-                && self.has_room()
-            {
-                return Ok(());
+            if !is_busy && (!was_busy || quiet_since.elapsed() >= QUIET) {
+                // Another layer may be smaller, or only be waiting for its proof.
+                let has_room = self.layers.room().is_ample() && self.has_room();
+                return if has_room { Ok(()) } else { Err(ReadError::NoRoom) };
             }
             tokio::time::sleep(QUIET / 4).await;
         }

@@ -7,7 +7,7 @@ mod abi;
 mod reply;
 mod session;
 
-pub(crate) use reply::{Listing, Reply};
+pub(crate) use reply::{Listing, Reply, leave};
 pub(crate) use session::{Session, is_mounted, mount, refuse, resend, unmount};
 
 use crate::tree::Attributes;

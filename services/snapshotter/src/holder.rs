@@ -4,6 +4,7 @@
 //! earlier one left, or leaves its own. While none is connected, whoever reads waits; when none has come for a while, the holder
 //! answers every request with EIO, so that nobody waits for ever, until one comes.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -21,6 +22,8 @@ use rustix::net::{
 
 use crate::fuse;
 
+/// Connections without a word that are kept.
+const MOST_CALLERS: usize = 8;
 /// A snapshotter asks for the descriptor.
 const TAKE: u8 = b'T';
 /// A snapshotter leaves one, which comes with the word.
@@ -52,7 +55,14 @@ pub fn hold(socket: &Path, grace: Duration) -> anyhow::Result<()> {
     let only_root = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     fs::set_permissions(socket, only_root).with_context(|| format!("cannot set the mode of {}", socket.display()))?;
     tracing::info!(socket = %socket.display(), ?grace, "holding");
-    let mut holder = Holder { listener, grace, client: None, device: None, alone: Alone::Since(Instant::now()) };
+    let mut holder = Holder {
+        listener,
+        grace,
+        client: None,
+        callers: VecDeque::new(),
+        device: None,
+        alone: Alone::Since(Instant::now()),
+    };
     loop {
         holder.step().context("the holder cannot go on")?;
     }
@@ -62,6 +72,8 @@ struct Holder {
     listener: UnixListener,
     grace: Duration,
     client: Option<UnixStream>,
+    /// Who has connected and not said a word yet.
+    callers: VecDeque<UnixStream>,
     device: Option<File>,
     alone: Alone,
 }
@@ -89,18 +101,35 @@ impl Holder {
         let mut polled = vec![PollFd::new(&self.listener, PollFlags::IN)];
         polled.extend(self.client.as_ref().map(|client| PollFd::new(client, PollFlags::IN)));
         polled.extend(self.device.as_ref().filter(|_| answers).map(|device| PollFd::new(device, PollFlags::IN)));
+        let before_callers = polled.len();
+        polled.extend(self.callers.iter().map(|caller| PollFd::new(caller, PollFlags::IN)));
         match poll(&mut polled, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
         let happened: Vec<bool> = polled.iter().map(|polled| !polled.revents().is_empty()).collect();
-        if happened[0] {
-            // Only one uses a folder at a time: who comes now takes the place of one that is gone.
-            self.client = Some(self.listener.accept()?.0);
+        if let Some(caller) = happened[before_callers..].iter().position(|happened| *happened) {
+            self.hear(caller);
+        } else if happened[0] {
+            if self.callers.len() == MOST_CALLERS {
+                self.callers.pop_front();
+            }
+            self.callers.push_back(self.listener.accept()?.0);
         } else if happened.get(1) == Some(&true) {
             if self.client.is_some() { self.serve() } else { self.refuse() }
         }
         Ok(())
+    }
+
+    /// Hears who has connected. Only one snapshotter uses a folder at a time: who speaks now takes the place of one that is gone.
+    fn hear(&mut self, caller: usize) {
+        let Some(caller) = self.callers.remove(caller) else { return };
+        let mut word = [0];
+        let peeked = rustix::net::recv(&caller, &mut word, RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        if peeked.is_ok_and(|(_, length)| length > 0) && [TAKE, KEEP].contains(&word[0]) {
+            self.client = Some(caller);
+            self.serve();
+        }
     }
 
     fn give_up_waiting(&mut self) {

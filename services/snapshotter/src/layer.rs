@@ -126,6 +126,9 @@ pub(crate) enum Wanted {
 /// Why bytes of a layer cannot be read.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum ReadError {
+    /// There is no room for what nobody waits for.
+    #[error("the cache or the disk is full")]
+    NoRoom,
     /// Nobody wants them any more.
     #[error("the work is over")]
     Over,
@@ -277,6 +280,11 @@ impl Layer {
         unread.map(|(_, chunk)| u64::from(chunk.size)).sum()
     }
 
+    /// Tells whether the span of a chunk ends where the next one begins, or the TOC.
+    fn knows_end_of(&self, chunk: u32) -> bool {
+        self.tree.knows_end_of(chunk, self.end.get().copied())
+    }
+
     fn span(&self, chunks: Range<u32>) -> Range<u64> {
         let span = self.tree.span(chunks, self.end.get().copied());
         span.start..span.end.min(self.source.size)
@@ -311,7 +319,7 @@ impl Layer {
             let is_final = match &error {
                 ReadError::Upstream(_) => Instant::now() + pause > deadline,
                 ReadError::Corrupt { .. } => corrupt >= CORRUPT_TRIES,
-                ReadError::Disk(_) | ReadError::Over => true,
+                ReadError::Disk(_) | ReadError::NoRoom | ReadError::Over => true,
             };
             self.tell(&error, is_final, wanted);
             if is_final {
@@ -357,6 +365,7 @@ impl Layer {
             unchecked.into_iter().try_for_each(|number| {
                 let chunk = &layer.tree.chunks()[number as usize];
                 if !layer.data.check(number, chunk)? {
+                    layer.room.release(chunk.room());
                     tracing::warn!(blob.digest = %layer.source.blob, chunk = number, "a damaged chunk is fetched again");
                 }
                 Ok(())

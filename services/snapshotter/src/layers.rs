@@ -21,8 +21,8 @@ use crate::proxies::Proxies;
 use crate::room::Room;
 use crate::status::Reads;
 
-/// The largest JSON of a TOC that is read: two million files.
-const LARGEST_TOC: u64 = 1 << 30;
+/// The largest JSON of a TOC that is read: more than a million files.
+const LARGEST_TOC: u64 = 512 << 20;
 
 /// What is kept of a lazy snapshot: where the layer's bytes are, here and elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

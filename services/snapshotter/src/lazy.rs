@@ -8,6 +8,7 @@ use moka::future::Cache;
 use tokio::time::Instant;
 use upstream::{Client, UpstreamError};
 
+use crate::layer::Proof;
 use crate::layers::{LayerError, Layers, Origin};
 use crate::proxies::{Proxies, Proxy};
 use crate::wanted::{REMOTE, Wanted, chain_id};
@@ -17,6 +18,8 @@ use crate::{Labels, SnapshotError, Snapshots};
 const REMEMBERED: Duration = Duration::from_secs(600);
 /// How long after a wait that was in vain nobody waits for the same image.
 const WAIT_AGAIN: Duration = Duration::from_secs(30);
+/// How long a TOC may take to come.
+const TOC_PATIENCE: Duration = Duration::from_secs(120);
 /// Layers remembered.
 const MOST: u64 = 100_000;
 
@@ -71,6 +74,9 @@ pub(crate) enum NotLazy {
     /// There is a snapshot of that name on another parent.
     #[error("there is one of that name on another parent")]
     OtherParent,
+    /// The twin was refused before.
+    #[error("its twin is not what the image says, as was found out before")]
+    Refused,
     /// The parent's name does not say what is in it.
     #[error("the parent {name:?} is named by no chain id")]
     Parent {
@@ -94,6 +100,7 @@ impl NotLazy {
             Self::NoTwin { state, .. } => state,
             Self::Chain { .. } => "chain_mismatch",
             Self::OtherParent => "other_parent",
+            Self::Refused => "refused",
             Self::Parent { .. } => "parent",
             Self::Layer(_) => "layer",
             Self::Snapshot(_) => "snapshot",
@@ -133,7 +140,11 @@ impl Lazy {
             return Err(NotLazy::Chain { diff_id: twin.diff_id.clone(), found, wanted: wanted.chain });
         }
         let origin = Origin::new(&wanted.host, &wanted.name, &wanted.layer, &twin);
-        let layer = self.layers.fetch(&origin, &twin.toc).await?;
+        let fetched = tokio::time::timeout(TOC_PATIENCE, self.layers.fetch(&origin, &twin.toc)).await;
+        let layer = fetched.map_err(|_| LayerError::Upstream(UpstreamError::Timeout))??;
+        if layer.proof(&origin.expected) == Proof::Refused {
+            return Err(NotLazy::Refused);
+        }
         let mut labels = labels.clone();
         labels.insert(REMOTE.to_owned(), "remote snapshot".to_owned());
         let (snapshots, parent, name) =
@@ -152,8 +163,13 @@ impl Lazy {
     /// Tells whether the snapshot is there: another image has the same layers.
     async fn is_known(&self, wanted: &Wanted, parent: Option<&str>) -> Result<bool, NotLazy> {
         let (snapshots, name) = (Arc::clone(&self.snapshots), wanted.chain.to_string());
-        match telemetry::blocking(move || snapshots.stat(&name)).await {
-            Ok(info) if info.parent.as_deref() == parent => Ok(true),
+        let known = move || {
+            let is_refused = snapshots.is_refused(&name)?;
+            Ok((snapshots.stat(&name)?, is_refused))
+        };
+        match telemetry::blocking(known).await {
+            Ok((_, true)) => Err(NotLazy::Refused),
+            Ok((info, false)) if info.parent.as_deref() == parent => Ok(true),
             // containerd looks it up by its parent.
             Ok(_) => Err(NotLazy::OtherParent),
             Err(SnapshotError::NotFound { .. }) => Ok(false),

@@ -1,7 +1,7 @@
 //! The snapshotter of a node: containerd keeps the file systems of its images and containers here.
 //!
 //! [`Service`] speaks containerd's protocol, [`Snapshots`] is what it speaks of: rows in a [`Store`], folders, and the
-//! mounts that are made of them. What has a twin is not unpacked: `Lazy` commits it at once, and a [`Layer`](layer::Layer) brings its
+//! mounts that are made of them. What has a twin is not unpacked: `Lazy` commits it at once, and a `Layer` brings its
 //! bytes when they are read, through the file system that `LazyMount` is.
 
 mod error;

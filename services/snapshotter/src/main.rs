@@ -38,5 +38,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Run => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(snapshotter::run(config))
+    let ended = runtime.block_on(snapshotter::run(config));
+    // What readers still wait for is the next process's.
+    runtime.shutdown_background();
+    ended
 }

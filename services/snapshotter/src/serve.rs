@@ -75,7 +75,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let flushing = tokio::spawn(flush(Arc::clone(&layers), Arc::clone(&snapshots), root.clone()));
     tracing::info!(root = %root.display(), address = %address.display(), "serving");
     accept(&listener, &service, &shutdown).await;
-    let _ended = filling.await;
+    filling.abort();
     evicting.abort();
     flushing.abort();
     flush_all(layers).await;
@@ -132,6 +132,7 @@ impl Mounting {
     /// Takes it away, unless it is held for the next process.
     fn end(self) {
         if self.holder.is_some() {
+            fuse::leave();
             return;
         }
         match fuse::unmount(&self.at) {

@@ -272,6 +272,16 @@ impl Snapshots {
         self.store.create_lazy(name, parent, labels, origin).map(drop)
     }
 
+    /// Tells whether a lazy snapshot's layer was found to be another one than its image says.
+    ///
+    /// # Errors
+    /// [`SnapshotError::NotFound`]; or what failed.
+    pub(crate) fn is_refused(&self, key: &str) -> Result<bool, SnapshotError> {
+        let Some(origin) = self.store.chain(key)?.row.origin else { return Ok(false) };
+        let layer = self.layers.get(&origin).map_err(|source| SnapshotError::layer(key, source))?;
+        Ok(layer.proof(&origin.expected) == Proof::Refused)
+    }
+
     fn mounted_mut(&self) -> RwLockWriteGuard<'_, HashMap<u64, Arc<Mounted>>> {
         self.mounted.write().unwrap_or_else(PoisonError::into_inner)
     }

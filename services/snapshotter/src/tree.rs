@@ -265,6 +265,14 @@ impl Tree {
         (file.first + first..file.first + last, start + from..start + to)
     }
 
+    /// Tells whether [`Self::span`] of a chunk ends where what follows it begins.
+    pub(crate) fn knows_end_of(&self, chunk: u32, end: Option<u64>) -> bool {
+        let span = self.span(chunk..chunk + 1, end);
+        let own = self.chunks[chunk as usize].offset;
+        let behind = self.chunks[chunk as usize..].iter().map(|chunk| chunk.offset).find(|&at| at > own);
+        behind.or(end) == Some(span.end)
+    }
+
     /// Returns the bytes of the blob that the members of a run of chunks take; `end` is where the last member of all ends, if
     /// that is known.
     pub(crate) fn span(&self, chunks: Range<u32>, end: Option<u64>) -> Range<u64> {

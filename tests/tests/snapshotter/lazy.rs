@@ -122,12 +122,15 @@ impl World {
         manifest["layers"].as_array().unwrap().iter().map(|layer| layer["size"].as_u64().unwrap()).sum()
     }
 
-    /// Waits until every layer is here and proven.
+    /// Waits until every lazy layer is here and proven.
     pub(crate) fn wait_proven(&self) {
-        let layers = self.bench.snapshotter.layers();
         let proven = || {
-            let mut folders = std::fs::read_dir(&layers)?;
-            Ok(folders.all(|folder| folder.is_ok_and(|folder| folder.path().join("proven").is_file())).then_some(()))
+            let status = self.bench.snapshotter.status()?;
+            let images = status["images"].as_array().context("images")?;
+            let layers = images.iter().filter_map(|image| image["layers"].as_array()).flatten();
+            let mut lazy = layers.filter(|layer| layer["mode"] == "lazy").peekable();
+            let has_some = lazy.peek().is_some();
+            Ok((has_some && lazy.all(|layer| layer["proof"] == "proven")).then_some(()))
         };
         if let Err(error) = wait::until("the proof", LIMIT, proven) {
             panic!("{error}\n{}", self.bench.snapshotter.log());

@@ -125,6 +125,13 @@ fn an_altered_twin_is_found_out() {
     let error = world.program(&genuine.diff_id).unwrap_err();
     assert!(format!("{error:#}").contains("os error 5"), "{error:#}");
 
+    // It is not mounted a second time, under another image.
+    let below = world.layer(b"below");
+    world.pull(&push::image(&world.registry, REPOSITORY, "again", &[below.clone(), genuine.clone()])).unwrap();
+    world.wait_log("reason=\"refused\"");
+    let top = Digest::of(format!("{} {}", below.diff_id, genuine.diff_id).as_bytes()).to_string();
+    assert_eq!(world.program(&top).unwrap(), e2e::digest(GENUINE));
+
     // Told what the proxy measured, the snapshotter does not even begin.
     let third = world.layer(b"third");
     let image = push::image(&world.registry, REPOSITORY, "third", std::slice::from_ref(&third));

@@ -107,8 +107,10 @@ fn every_odd_layer_is_shown_as_it_is_unpacked() {
         parts.into_iter().flat_map(|part| part.join().unwrap()).collect::<Vec<_>>()
     });
     assert!(failed.is_empty(), "{} of {} rows:\n{}", failed.len(), rows.len(), failed.join("\n\n"));
+    // And all of them are proven, however odd.
+    world.wait_proven();
     let log = world.bench.snapshotter.log();
-    assert!(!log.contains("panicked"), "{log}");
+    assert!(!log.contains("panicked") && !log.contains("fetched again"), "{log}");
 }
 
 /// Compares what is shown of a row's image with what is unpacked of it; what cannot be unpacked is not pulled.

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::IoSlice;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::Errno;
 
@@ -79,9 +80,17 @@ impl Reply {
     }
 }
 
+/// Whether what is not answered is left to the next process.
+static IS_LEAVING: AtomicBool = AtomicBool::new(false);
+
+/// Leaves what is not answered from now on to the next process: the kernel sends it again.
+pub(crate) fn leave() {
+    IS_LEAVING.store(true, Ordering::Release);
+}
+
 impl Drop for Reply {
     fn drop(&mut self) {
-        if !self.is_given {
+        if !self.is_given && !IS_LEAVING.load(Ordering::Acquire) {
             self.write(-Errno::IO.raw_os_error(), &[]);
         }
     }

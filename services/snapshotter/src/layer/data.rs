@@ -135,7 +135,7 @@ impl Data {
             self.present.set(number, false);
             self.checked.set(number, false);
             bytes += chunk.room();
-            gone.push(chunk);
+            gone.push((chunk, tree.chunks().get(number as usize + 1)));
         }
         if gone.is_empty() {
             return Ok(0);
@@ -144,10 +144,11 @@ impl Data {
         self.is_dirty.store(true, Ordering::Release);
         // Nobody believes in them any more, whenever the machine stops.
         self.flush()?;
-        for chunk in gone {
+        for (chunk, next) in gone {
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            // Chunks begin at pages, except where a stranger cut them: then a page of a neighbour stays.
-            let (start, end) = (chunk.at.next_multiple_of(PAGE), (chunk.at + chunk.room()) / PAGE * PAGE);
+            // Chunks begin at pages, except where a stranger cut them: then the pages that a neighbour has a part of stay.
+            let end = next.map_or(u64::MAX, |next| next.at).min(chunk.at + chunk.room());
+            let (start, end) = (chunk.at.next_multiple_of(PAGE), end / PAGE * PAGE);
             if start < end {
                 rustix::fs::fallocate(&self.file, flags, start, end - start)?;
             }

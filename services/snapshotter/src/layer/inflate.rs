@@ -2,10 +2,13 @@
 
 use std::io::{self, Read};
 
-use flate2::bufread::GzDecoder;
+use flate2::bufread::MultiGzDecoder;
 
 /// The most plain bytes behind a chunk that belong to no file.
 const LARGEST_REST: u64 = 64 << 20;
+
+/// The most plain bytes of members that hold no chunk: a TOC's.
+const LARGEST_PLAIN: u64 = 1 << 30;
 
 /// What is unpacked of a member.
 #[derive(Debug)]
@@ -18,9 +21,10 @@ pub(super) struct Unpacked {
 }
 
 /// Returns `size` plain bytes of the member that `packed` begins with, those behind the first `inner`, and what follows them
-/// up to the member's end or to where another chunk begins in it.
-pub(super) fn chunk(packed: &[u8], inner: u32, size: u32, next: Option<u32>) -> io::Result<Unpacked> {
-    let mut member = GzDecoder::new(packed);
+/// up to where another chunk begins in that member, or else to the end of `packed`, further members and all, if `is_whole` says that
+/// the next chunk begins there.
+pub(super) fn chunk(packed: &[u8], inner: u32, size: u32, next: Option<u32>, is_whole: bool) -> io::Result<Unpacked> {
+    let mut member = MultiGzDecoder::new(packed);
     let mut before = Vec::new();
     member.by_ref().take(u64::from(inner)).read_to_end(&mut before)?;
     let mut payload = vec![0; size as usize];
@@ -30,17 +34,24 @@ pub(super) fn chunk(packed: &[u8], inner: u32, size: u32, next: Option<u32>) -> 
     member.read_exact(&mut payload)?;
     let most = match next {
         Some(next) => u64::from(next.checked_sub(inner + size).ok_or(io::ErrorKind::InvalidData)?),
-        None => LARGEST_REST,
+        // One more than may be.
+        None => LARGEST_REST + 1,
     };
     let mut rest = Vec::new();
-    let read = member.take(most).read_to_end(&mut rest);
-    let is_whole = read.is_ok() && next.is_none_or(|_| rest.len() as u64 == most);
+    let read = if next.is_some() || is_whole { member.take(most).read_to_end(&mut rest) } else { Ok(0) };
+    let is_whole = match next {
+        Some(_) => read.is_ok() && rest.len() as u64 == most,
+        None => is_whole && read.is_ok() && rest.len() as u64 <= LARGEST_REST,
+    };
     Ok(Unpacked { before, payload, rest: is_whole.then_some(rest) })
 }
 
 /// Returns the plain bytes of the members in `packed`.
 pub(super) fn members(packed: &[u8]) -> io::Result<Vec<u8>> {
     let mut plain = Vec::new();
-    flate2::bufread::MultiGzDecoder::new(packed).take(LARGEST_REST).read_to_end(&mut plain)?;
+    MultiGzDecoder::new(packed).take(LARGEST_PLAIN + 1).read_to_end(&mut plain)?;
+    if plain.len() as u64 > LARGEST_PLAIN {
+        return Err(io::Error::other("members without chunks are too long"));
+    }
     Ok(plain)
 }

@@ -137,6 +137,7 @@ impl Layer {
         let mut payload = Vec::new();
         for (number, chunk) in (0_u32..).zip(self.tree.chunks()) {
             if !self.data.is_checked(number) && !self.data.check(number, chunk)? {
+                self.room.release(chunk.room());
                 return Err(missing());
             }
             update(&self.data.rests.before(number)?);

@@ -121,7 +121,9 @@ impl Run {
                 let end = (layer.span(number..number + 1).end - start).min(packed.len() as u64) as usize;
                 let member = packed.get((chunk.offset - start) as usize..end).unwrap_or_default();
                 let next = layer.tree.chunks().get(number as usize + 1).filter(|next| next.offset == chunk.offset);
-                let unpacked = inflate::chunk(member, chunk.inner, chunk.size, next.map(|next| next.inner));
+                let is_whole = layer.knows_end_of(number);
+                let next = next.map(|next| next.inner);
+                let unpacked = inflate::chunk(member, chunk.inner, chunk.size, next, is_whole);
                 let Some(mut unpacked) = unpacked.ok().filter(|unpacked| chunk.is(&unpacked.payload)) else {
                     return (number, Err(ReadError::Corrupt { chunk: number }));
                 };
