@@ -74,6 +74,20 @@ pub fn digest(bytes: &[u8]) -> String {
     hasher.finish().to_string()
 }
 
+/// Returns `length` bytes that no compressor makes smaller; the same for the same seed.
+pub fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
 /// Returns a client configuration file of `docs/examples` with each `from` replaced by its `to`.
 ///
 /// # Errors

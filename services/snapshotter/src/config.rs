@@ -9,6 +9,8 @@ use anyhow::{Context, bail};
 use bytesize::ByteSize;
 use serde::{Deserialize, Deserializer};
 
+use crate::proxies::is_loopback;
+
 /// The configuration of a snapshotter.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -38,6 +40,10 @@ pub struct Config {
     pub fill_after: Duration,
     /// The proxies that are asked for twins, the first that stands for a registry for all images of it.
     pub proxy: Vec<ProxyConfig>,
+    /// How registries are asked for images whose own layers are eStargz, where that is not as always.
+    pub registry: Vec<RegistryConfig>,
+    /// The Docker configuration that has the credentials for registries.
+    pub docker_config: Option<PathBuf>,
 }
 
 /// How images are mounted.
@@ -81,6 +87,32 @@ pub struct ProxyConfig {
     pub password_file: Option<PathBuf>,
 }
 
+/// A registry.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegistryConfig {
+    /// Its name in references, with the port if they have one.
+    pub host: String,
+    /// Its URL; `https` and the host without it.
+    #[serde(default)]
+    pub url: Option<String>,
+    /// The hosts, beside its own, that may be asked for tokens with the credentials.
+    #[serde(default)]
+    pub auth_hosts: Vec<String>,
+    /// A PEM file of certificates to trust beside the platform's.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// Allows plain HTTP to another machine: whoever is on the way may change what is mounted, until it is proven.
+    #[serde(default)]
+    pub insecure: bool,
+    /// The user; without one, what the Docker configuration says.
+    #[serde(default)]
+    pub username: Option<String>,
+    /// The file that holds the user's password.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+}
+
 fn all() -> Vec<String> {
     vec!["*".to_owned()]
 }
@@ -108,6 +140,8 @@ impl Default for Config {
             convert_wait: Duration::from_secs(10),
             fill_after: Duration::from_secs(5),
             proxy: Vec::new(),
+            registry: Vec::new(),
+            docker_config: Some(PathBuf::from("/root/.docker/config.json")),
         }
     }
 }
@@ -133,6 +167,18 @@ impl Config {
         for proxy in &self.proxy {
             if proxy.username.is_some() != proxy.password_file.is_some() {
                 bail!("proxy {:?}: username and password_file are set together or not at all", proxy.url);
+            }
+        }
+        for registry in &self.registry {
+            if registry.username.is_some() != registry.password_file.is_some() {
+                bail!("registry {:?}: username and password_file are set together or not at all", registry.host);
+            }
+            let authority = registry.url.as_deref().and_then(|url| url.strip_prefix("http://"));
+            if authority.is_some_and(|authority| !is_loopback(authority.trim_end_matches('/'))) && !registry.insecure {
+                bail!(
+                    "registry {:?}: plain http to another machine: use https with ca_file, or say insecure = true",
+                    registry.host
+                );
             }
         }
         Ok(())
@@ -166,6 +212,8 @@ mod tests {
             ("require_proof = true", "require_proof"),
             ("[[proxy]]\nurl = \"https://proxy\"\nusername = \"u\"", "password_file"),
             ("[[proxy]]\nurl = \"https://proxy\"\npassword = \"p\"", "password"),
+            ("[[registry]]\nhost = \"r\"\nurl = \"http://r\"", "insecure"),
+            ("[[registry]]\nhost = \"r\"\npassword_file = \"p\"", "username"),
         ] {
             let refused = format!("{:#}", load(text).unwrap_err());
             assert!(refused.contains("config.toml") && refused.contains(named), "{refused}");

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use tokio::runtime::Handle;
 
 use crate::Snapshots;
-use crate::fuse::{self, Files, Listing, Node, Reply, Request};
+use crate::fuse::{self, Files, Listing, Node, Notifier, Reply, Request};
 use crate::layer::Wanted;
 use crate::mounted::Mounted;
 use crate::tree::{Attributes, ROOT};
@@ -23,6 +23,14 @@ const TOP: Attributes =
 pub(crate) struct LazyMount {
     snapshots: Arc<Snapshots>,
     runtime: Handle,
+}
+
+/// Has the kernel forget all it knows of a snapshot that has so many inodes.
+pub(crate) fn forget(notifier: &Notifier, snapshot: u64, inodes: u64) {
+    notifier.forget_name(fuse::ROOT, &snapshot.to_string());
+    for inode in 0..u32::try_from(inodes).unwrap_or(u32::MAX) {
+        notifier.forget_node(number(snapshot, inode));
+    }
 }
 
 fn number(snapshot: u64, inode: u32) -> u64 {
@@ -48,6 +56,7 @@ impl LazyMount {
                 let id = std::str::from_utf8(name).ok().and_then(|name| name.parse().ok());
                 match id {
                     Some(id) => self.with(id, reply, move |mounted, reply| match node(&mounted, id, ROOT) {
+                        _ if mounted.is_refused() => reply.error(Errno::IO),
                         Some(node) => reply.entry(Some(&node)),
                         None => reply.error(Errno::NOENT),
                     }),
@@ -104,6 +113,9 @@ fn node(mounted: &Mounted, id: u64, inode: u32) -> Option<Node> {
 }
 
 fn about(runtime: &Handle, mounted: Arc<Mounted>, id: u64, inode: u32, request: Request<'_>, reply: Reply) {
+    if mounted.is_refused() {
+        return reply.error(Errno::IO);
+    }
     let tree = mounted.tree();
     let Some(this) = node(&mounted, id, inode) else { return reply.error(Errno::STALE) };
     match request {
@@ -163,7 +175,7 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-fn read(runtime: &Handle, mounted: &Mounted, inode: u32, offset: u64, size: u32, reply: Reply) {
+fn read(runtime: &Handle, mounted: &Arc<Mounted>, inode: u32, offset: u64, size: u32, reply: Reply) {
     let layer = &mounted.layer;
     let (chunks, data) = layer.tree.locate(inode, offset, u64::from(size));
     let length = (data.end - data.start) as usize;
@@ -174,7 +186,7 @@ fn read(runtime: &Handle, mounted: &Mounted, inode: u32, offset: u64, size: u32,
         match layer.read_now(chunks.clone(), data.start, &mut buffer[..length]) {
             Some(read) => give(read.map(|()| &buffer[..length]), reply),
             None => {
-                let layer = Arc::clone(layer);
+                let (layer, mounted) = (Arc::clone(layer), Arc::clone(mounted));
                 runtime.spawn(async move {
                     // What has come may be evicted before it is read, but not again and again.
                     for _ in 0..READ_TRIES {
@@ -187,6 +199,7 @@ fn read(runtime: &Handle, mounted: &Mounted, inode: u32, offset: u64, size: u32,
                             layer.read_now(chunks, data.start, &mut buffer).map(|read| read.map(|()| buffer))
                         });
                         match read.await {
+                            _ if mounted.is_refused() => return reply.error(Errno::IO),
                             Some(Ok(bytes)) => return give(Ok(&bytes), reply),
                             Some(Err(error)) => return give(Err(error), reply),
                             None => {}

@@ -1,28 +1,34 @@
 //! [`Filler`]: brings what is missing of all layers while nobody waits, so that they need no network any more, and proves them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::Digest;
 use telemetry::Shutdown;
 use tokio::time::Instant;
+use upstream::UpstreamError;
 
 use crate::Snapshots;
+use crate::files;
+use crate::fuse::Notifier;
 use crate::layer::{Layer, Proof, ReadError};
-use crate::layers::{Layers, Origin};
+use crate::layers::{Key, LayerError, Layers, Origin, Via};
 
 /// How long nobody may have waited before something is fetched.
 const QUIET: Duration = Duration::from_millis(200);
 /// How long the proxy may take to say that it holds a twin.
 const HOLD_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a TOC that was lost may take to come.
+const TOC_PATIENCE: Duration = Duration::from_secs(120);
 /// How often it is looked for work.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long a layer that could not be brought is left alone.
 const RETRY: Duration = Duration::from_secs(30);
 /// How often the proxy is told that a layer is not here yet; it keeps the twin for an hour.
 const HOLD_EVERY: Duration = Duration::from_secs(20 * 60);
+/// How often it is looked for layers that nobody has any more.
+const SWEEP_EVERY: Duration = Duration::from_secs(300);
 /// The part of the disk that stays free.
 const FREE_PERCENT: u64 = 10;
 
@@ -32,6 +38,7 @@ pub(crate) struct Filler {
     pub(crate) snapshots: Arc<Snapshots>,
     pub(crate) layers: Arc<Layers>,
     pub(crate) root: PathBuf,
+    pub(crate) notifier: Notifier,
     /// How long a new layer is left alone: what starts now needs the network more.
     pub(crate) after: Duration,
     pub(crate) shutdown: Shutdown,
@@ -41,8 +48,9 @@ impl Filler {
     /// Works until the process is told to stop.
     pub(crate) async fn run(self) {
         // From when on a layer may be worked on.
-        let mut from: HashMap<Digest, Instant> = HashMap::new();
-        let mut held: HashMap<Digest, Instant> = HashMap::new();
+        let mut from: HashMap<Key, Instant> = HashMap::new();
+        let mut held: HashMap<Key, Instant> = HashMap::new();
+        let mut swept = Instant::now();
         loop {
             tokio::select! {
                 () = self.shutdown.requested() => return,
@@ -56,15 +64,20 @@ impl Filler {
                     continue;
                 }
             };
-            let twins: std::collections::HashSet<&Digest> = origins.iter().map(|origin| &origin.twin).collect();
-            from.retain(|twin, _| twins.contains(twin));
-            held.retain(|twin, _| twins.contains(twin));
+            let keys: HashSet<Key> = origins.iter().map(Origin::key).collect();
+            from.retain(|key, _| keys.contains(key));
+            held.retain(|key, _| keys.contains(key));
+            if swept.elapsed() >= SWEEP_EVERY {
+                swept = Instant::now();
+                self.sweep().await;
+            }
             for origin in &origins {
-                if held.get(&origin.twin).is_none_or(|at| at.elapsed() >= HOLD_EVERY) {
-                    held.insert(origin.twin.clone(), Instant::now());
+                let key = origin.key();
+                if origin.via == Via::Proxy && held.get(&key).is_none_or(|at| at.elapsed() >= HOLD_EVERY) {
+                    held.insert(key.clone(), Instant::now());
                     self.hold(origin).await;
                 }
-                let start = *from.entry(origin.twin.clone()).or_insert_with(|| Instant::now() + self.after);
+                let start = *from.entry(key.clone()).or_insert_with(|| Instant::now() + self.after);
                 if Instant::now() < start {
                     continue;
                 }
@@ -74,12 +87,12 @@ impl Filler {
                     Err(ReadError::Over) if self.shutdown.is_requested() => return,
                     Err(ReadError::Over) => {}
                     Err(ReadError::NoRoom) => {
-                        from.insert(origin.twin.clone(), Instant::now() + RETRY);
+                        from.insert(key, Instant::now() + RETRY);
                     }
                     Err(error) => {
                         let error = &error as &dyn std::error::Error;
                         tracing::warn!(blob.digest = %origin.twin, error, "a layer is brought later");
-                        from.insert(origin.twin.clone(), Instant::now() + RETRY);
+                        from.insert(key, Instant::now() + RETRY);
                     }
                 }
             }
@@ -100,17 +113,59 @@ impl Filler {
         }
     }
 
-    async fn work_on(&self, origin: &Origin) -> Result<(), ReadError> {
+    async fn sweep(&self) {
+        let snapshots = Arc::clone(&self.snapshots);
+        if let Err(error) = telemetry::blocking(move || snapshots.sweep_layers()).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "layers that nobody has stay on the disk");
+        }
+    }
+
+    /// Returns a layer, and fetches its TOC where that was lost.
+    async fn layer(&self, origin: &Origin) -> Result<Arc<Layer>, LayerError> {
         let (layers, of) = (Arc::clone(&self.layers), origin.clone());
-        let Ok(layer) = telemetry::blocking(move || layers.get(&of)).await else { return Ok(()) };
+        match telemetry::blocking(move || layers.get(&of)).await {
+            Err(error) if error.is_lost() => {
+                tracing::warn!(blob.digest = %origin.twin, error = &error as &dyn std::error::Error, "a TOC is fetched again");
+                let fetched = tokio::time::timeout(TOC_PATIENCE, self.layers.fetch(origin)).await;
+                fetched.unwrap_or(Err(LayerError::Upstream(UpstreamError::Timeout)))
+            }
+            known => known,
+        }
+    }
+
+    async fn work_on(&self, origin: &Origin) -> Result<(), ReadError> {
+        let layer = match self.layer(origin).await {
+            Ok(layer) => layer,
+            Err(LayerError::Upstream(error)) => return Err(error.into()),
+            Err(error) => {
+                return Err(std::io::Error::other(error).into());
+            }
+        };
         if layer.proof(&origin.expected) != Proof::Pending {
             return Ok(());
         }
         layer.complete(|| self.idle(&layer)).await?;
-        if layer.prove(&origin.expected).await? == Proof::Proven {
-            tracing::info!(blob.digest = %origin.twin, layer = %origin.layer, "a layer is here and proven");
+        match layer.prove(&origin.expected).await? {
+            Proof::Pending => {}
+            Proof::Proven => {
+                tracing::info!(blob.digest = %origin.twin, layer = %origin.layer, "a layer is here and proven");
+            }
+            Proof::Refused => self.forget(origin, layer.tree.inodes()).await,
         }
         Ok(())
+    }
+
+    /// Has the kernel forget what it knows of a layer that is refused.
+    async fn forget(&self, origin: &Origin, inodes: u64) {
+        let (snapshots, notifier, origin) = (Arc::clone(&self.snapshots), self.notifier.clone(), origin.clone());
+        let forget = move || match snapshots.ids_of(&origin) {
+            Ok(ids) => ids.into_iter().for_each(|id| files::forget(&notifier, id, inodes)),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "the kernel may still show a refused layer");
+            }
+        };
+        telemetry::blocking(forget).await;
     }
 
     /// Waits until nobody waits for bytes of any layer, and there is room.

@@ -83,14 +83,17 @@ impl Folders {
         remove(&self.of(id))
     }
 
-    /// Removes what belongs to none of the snapshots `known`: calls that broke off left it.
+    /// Removes what belongs to none of the snapshots `known`: calls that broke off left it. What cannot be removed stays.
     pub(crate) fn sweep(&self, known: &HashSet<u64>) -> Result<(), SnapshotError> {
         let list = |error| SnapshotError::io("list", &self.root, error);
         for entry in fs::read_dir(&self.root).map_err(list)? {
             let path = entry.map_err(list)?.path();
             let id = path.file_name().and_then(|name| name.to_str()?.parse().ok());
-            if id.is_none_or(|id| !known.contains(&id)) {
-                remove(&path)?;
+            if id.is_none_or(|id| !known.contains(&id))
+                && let Err(error) = remove(&path)
+            {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "the folder of no snapshot stays on the disk");
             }
         }
         Ok(())

@@ -3,12 +3,14 @@
 mod data;
 mod inflate;
 mod proof;
+mod replay;
 mod rests;
 mod run;
+mod verdicts;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -17,6 +19,7 @@ use std::time::Duration;
 
 use api::{Digest, RepositoryName};
 use bytes::{Bytes, BytesMut};
+use estargz::footer::{self, FOOTER_SIZE};
 use tokio::time::Instant;
 use upstream::{Client, UpstreamError};
 
@@ -24,8 +27,10 @@ use crate::room::Room;
 use crate::tree::{Tree, TreeError};
 use data::Data;
 use run::Run;
+use verdicts::Verdicts;
 
-pub(crate) use proof::{Expected, Proof};
+pub(crate) use proof::{Commitment, Expected, Proof};
+pub(crate) use verdicts::Verdict;
 
 /// How long a read that cannot be served is tried again.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -38,6 +43,10 @@ const WINDOW_PART: u64 = 512;
 const LEAST_WINDOW: u64 = 128 << 10;
 const FIRST_WINDOW: u64 = 1 << 20;
 const MOST_WINDOW: u64 = 8 << 20;
+/// The most places that a layer's bytes come from.
+const MOST_SOURCES: usize = 8;
+/// The most of a blob that is held in memory at once: a large TOC.
+const LARGEST_PIECE: u64 = 256 << 20;
 /// How often a chunk is fetched that comes out as another one.
 const CORRUPT_TRIES: u32 = 2;
 
@@ -73,6 +82,8 @@ impl Drop for Waiting<'_> {
 #[derive(Debug, Clone)]
 pub(crate) struct Source {
     pub(crate) client: Client,
+    /// The registry as the image's reference named it.
+    pub(crate) host: String,
     pub(crate) name: RepositoryName,
     pub(crate) blob: Digest,
     pub(crate) size: u64,
@@ -83,7 +94,10 @@ pub(crate) struct Source {
 pub(crate) struct Layer {
     pub(crate) tree: Tree,
     data: Data,
-    source: Source,
+    blob: Digest,
+    size: u64,
+    /// Where its bytes come from, first where they came from last.
+    sources: Mutex<Vec<Source>>,
     /// Who fetches which chunk.
     running: Mutex<HashMap<u32, Arc<Run>>>,
     /// The chunk behind the last run, and how much is fetched at once.
@@ -92,11 +106,9 @@ pub(crate) struct Layer {
     folder: PathBuf,
     /// Where the TOC begins in the blob, once that was asked.
     end: OnceLock<u64>,
-    /// The tars that it was proven to be.
-    proven: Mutex<HashSet<Digest>>,
-    /// Whether it came out as another tar once, and now for good.
+    verdicts: Verdicts,
+    /// Whether it came out as another tar once.
     is_suspect: AtomicBool,
-    is_refused: AtomicBool,
     /// Reads that wait for bytes.
     waiting: AtomicUsize,
     /// When somebody last read of it.
@@ -149,17 +161,39 @@ pub(crate) enum ReadError {
 impl Source {
     /// Returns a range of the blob.
     async fn bytes(&self, range: Range<u64>) -> Result<Bytes, ReadError> {
-        let mut answer = self.client.blob(&self.name, &self.blob, Some(range.clone())).await?;
-        let start = answer.range.as_ref().map_or(0, |part| part.start);
-        let mut bytes = BytesMut::new();
-        while (start + bytes.len() as u64) < range.end {
-            let Some(next) = answer.body.chunk().await? else {
-                let (expected, received) = (range.end - start, bytes.len() as u64);
-                return Err(UpstreamError::Truncated { expected, received }.into());
-            };
-            bytes.extend_from_slice(&next);
+        let expected = range.end - range.start;
+        if expected > LARGEST_PIECE {
+            let what = format!("{expected} bytes without a file's; the most is {LARGEST_PIECE}");
+            return Err(UpstreamError::Protocol { what }.into());
         }
-        Ok(bytes.freeze().slice((range.start - start) as usize..(range.end - start) as usize))
+        let mut answer = self.client.blob(&self.name, &self.blob, Some(range.clone())).await?;
+        // Who does not know ranges sends it all.
+        let mut skip = if answer.range.is_some() { 0 } else { range.start };
+        let mut bytes = BytesMut::new();
+        while (bytes.len() as u64) < expected {
+            let Some(next) = answer.body.chunk().await? else {
+                return Err(UpstreamError::Truncated { expected, received: bytes.len() as u64 }.into());
+            };
+            let passed = skip.min(next.len() as u64);
+            skip -= passed;
+            bytes.extend_from_slice(&next[passed as usize..]);
+        }
+        bytes.truncate(expected as usize);
+        Ok(bytes.freeze())
+    }
+
+    /// Returns where the TOC begins in the blob.
+    async fn toc_offset(&self) -> Result<u64, ReadError> {
+        let wrong = || ReadError::Upstream(UpstreamError::Protocol { what: "the blob has no eStargz footer".into() });
+        let start = self.size.checked_sub(FOOTER_SIZE as u64).ok_or_else(wrong)?;
+        let footer = self.bytes(start..self.size).await?;
+        footer::parse(&footer).filter(|end| *end < start).ok_or_else(wrong)
+    }
+
+    /// Returns the gzip members that hold the TOC.
+    pub(crate) async fn toc_members(&self) -> Result<Bytes, ReadError> {
+        let start = self.toc_offset().await?;
+        self.bytes(start..self.size - FOOTER_SIZE as u64).await
     }
 }
 
@@ -214,23 +248,44 @@ impl Layer {
         let layer = Self {
             tree,
             data,
-            source,
+            blob: source.blob.clone(),
+            size: source.size,
+            sources: Mutex::new(vec![source]),
             running: Mutex::default(),
             next: AtomicU32::new(u32::MAX),
             window: AtomicU64::new(LEAST_WINDOW),
             folder: folder.to_owned(),
             end: OnceLock::new(),
-            proven: Mutex::default(),
+            verdicts: Verdicts::open(folder).map_err(|source| OpenError::Io { path: folder.to_owned(), source })?,
             is_suspect: AtomicBool::new(false),
-            is_refused: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             last_read: AtomicU64::new(now()),
             room,
             counts,
         };
         layer.room.add(layer.here());
-        layer.recall().map_err(|source| OpenError::Io { path: folder.to_owned(), source })?;
         Ok(layer)
+    }
+
+    fn sources(&self) -> MutexGuard<'_, Vec<Source>> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns whom to ask for bytes.
+    fn source(&self) -> Source {
+        // There is always one.
+        self.sources()[0].clone()
+    }
+
+    /// Tells whether a repository is one of those that its bytes come from.
+    pub(crate) fn comes_from(&self, host: &str, repository: &str) -> bool {
+        let sources = self.sources();
+        sources.len() >= MOST_SOURCES || sources.iter().any(|one| one.host == host && one.name.as_str() == repository)
+    }
+
+    /// Adds a place that its bytes come from, too: it is asked when others fail.
+    pub(crate) fn add_source(&self, source: Source) {
+        self.sources().push(source);
     }
 
     /// Returns how many bytes its data takes of the disk.
@@ -266,7 +321,8 @@ impl Layer {
     /// # Errors
     /// What went wrong.
     pub(crate) async fn hold(&self, holder: &str) -> Result<(), UpstreamError> {
-        self.source.client.hold(&self.source.name, &self.source.blob, holder).await
+        let source = self.source();
+        source.client.hold(&source.name, &source.blob, holder).await
     }
 
     /// Returns how many reads wait for bytes.
@@ -287,14 +343,11 @@ impl Layer {
 
     fn span(&self, chunks: Range<u32>) -> Range<u64> {
         let span = self.tree.span(chunks, self.end.get().copied());
-        span.start..span.end.min(self.source.size)
+        span.start..span.end.min(self.size)
     }
 
-    /// Reads data that is known to be here: `None` where some of the chunks are not. Of a refused layer nothing is read.
+    /// Reads data that is known to be here: `None` where some of the chunks are not.
     pub(crate) fn read_now(&self, chunks: Range<u32>, at: u64, buffer: &mut [u8]) -> Option<io::Result<()>> {
-        if self.is_refused.load(Ordering::Acquire) {
-            return Some(Err(io::Error::other("the layer is not what its image says")));
-        }
         self.last_read.store(now(), Ordering::Relaxed);
         self.data.read_checked(chunks, at, buffer)
     }
@@ -316,9 +369,15 @@ impl Layer {
                 Err(error) => error,
             };
             corrupt += u32::from(matches!(error, ReadError::Corrupt { .. }));
+            self.sources().rotate_left(1);
             let is_final = match &error {
                 ReadError::Upstream(_) => Instant::now() + pause > deadline,
                 ReadError::Corrupt { .. } => corrupt >= CORRUPT_TRIES,
+                // Something else may be evicted.
+                ReadError::Disk(full) if full.kind() == ErrorKind::StorageFull && wanted == Wanted::Bytes => {
+                    self.room.ask_for(MOST_WINDOW);
+                    Instant::now() + pause > deadline
+                }
                 ReadError::Disk(_) | ReadError::NoRoom | ReadError::Over => true,
             };
             self.tell(&error, is_final, wanted);
@@ -331,7 +390,7 @@ impl Layer {
     }
 
     fn tell(&self, error: &ReadError, is_final: bool, wanted: Wanted) {
-        let (blob, error) = (&self.source.blob, error as &dyn std::error::Error);
+        let (blob, error) = (&self.blob, error as &dyn std::error::Error);
         match is_final {
             true if wanted == Wanted::Bytes => {
                 self.counts.failed.fetch_add(1, Ordering::Relaxed);
@@ -361,17 +420,17 @@ impl Layer {
             return Ok(());
         }
         let layer = Arc::clone(self);
-        let check = move || {
-            unchecked.into_iter().try_for_each(|number| {
-                let chunk = &layer.tree.chunks()[number as usize];
-                if !layer.data.check(number, chunk)? {
-                    layer.room.release(chunk.room());
-                    tracing::warn!(blob.digest = %layer.source.blob, chunk = number, "a damaged chunk is fetched again");
-                }
-                Ok(())
-            })
-        };
-        telemetry::blocking(check).await
+        let check = move || unchecked.into_iter().try_for_each(|number| layer.check(number).map(drop));
+        Ok(telemetry::blocking(check).await?)
+    }
+
+    /// Verifies a chunk that an earlier process left, and tells whether it is right; if not, it is no longer here.
+    fn check(&self, number: u32) -> io::Result<bool> {
+        let chunk = &self.tree.chunks()[number as usize];
+        let Err(freed) = self.data.check(number, chunk)? else { return Ok(true) };
+        self.room.release(freed);
+        tracing::warn!(blob.digest = %self.blob, chunk = number, "a damaged chunk is fetched again");
+        Ok(false)
     }
 
     fn running(&self) -> MutexGuard<'_, HashMap<u32, Arc<Run>>> {
@@ -417,7 +476,7 @@ impl Layer {
     /// Returns how much is fetched behind a miss.
     fn window_at(&self, chunk: u32) -> u64 {
         let is_next = self.next.load(Ordering::Relaxed) == chunk;
-        let first = (self.source.size / WINDOW_PART).clamp(LEAST_WINDOW, FIRST_WINDOW);
+        let first = (self.size / WINDOW_PART).clamp(LEAST_WINDOW, FIRST_WINDOW);
         let window = if is_next { (self.window.load(Ordering::Relaxed) * 2).min(MOST_WINDOW) } else { first };
         self.window.store(window, Ordering::Relaxed);
         window

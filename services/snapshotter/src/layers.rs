@@ -1,32 +1,33 @@
 //! [`Layers`]: the twins of a node, each with a folder and each opened once, however many images have it.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File, Permissions};
-use std::io::{self, ErrorKind, Write};
+use std::fs::{self, Permissions};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use api::lazy::Toc;
-use api::{Algorithm, Digest, Hasher, LazyTwin, RepositoryName};
+use api::{Digest, LazyTwin, RepositoryName};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex as AsyncMutex;
-use upstream::{TocBody, UpstreamError};
+use upstream::UpstreamError;
 
 use crate::SnapshotError;
-use crate::layer::{Counts, Expected, Layer, OpenError, Source};
+use crate::layer::{Commitment, Counts, Expected, Layer, OpenError, Source};
 use crate::proxies::Proxies;
+use crate::registries::{Registries, RegistryError};
 use crate::room::Room;
 use crate::status::Reads;
-
-/// The largest JSON of a TOC that is read: more than a million files.
-const LARGEST_TOC: u64 = 512 << 20;
+use crate::toc_file::{LARGEST_TOC, TocFile};
+use crate::wanted::Wanted;
 
 /// What is kept of a lazy snapshot: where the layer's bytes are, here and elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Origin {
+    pub(crate) via: Via,
     /// The registry as the image's reference named it.
     pub(crate) host: String,
     pub(crate) repository: String,
@@ -34,9 +35,27 @@ pub(crate) struct Origin {
     pub(crate) layer: Digest,
     pub(crate) twin: Digest,
     pub(crate) twin_size: u64,
-    pub(crate) toc: Digest,
+    pub(crate) toc: Toc,
     /// The layer's plain tar, which the chain commits to.
     pub(crate) expected: Expected,
+}
+
+/// Who is asked for the bytes of a twin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Via {
+    /// The proxy that stands for its registry.
+    Proxy,
+    /// The registry itself: the layer is its own twin.
+    Registry,
+}
+
+/// What makes two twins the same: the same bytes, told by the same TOC.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    twin: Digest,
+    size: u64,
+    toc: Digest,
 }
 
 /// Why a layer cannot be mounted.
@@ -71,6 +90,25 @@ pub(crate) enum LayerError {
         /// The registry.
         host: String,
     },
+    /// The registry cannot be asked.
+    #[error("the registry {host} cannot be asked")]
+    Registry {
+        /// The registry.
+        host: String,
+        /// Why not.
+        source: RegistryError,
+    },
+}
+
+impl LayerError {
+    /// Tells whether the TOC is not on the disk, or damaged there.
+    pub(crate) fn is_lost(&self) -> bool {
+        match self {
+            Self::Open(OpenError::Io { source, .. }) => source.kind() == ErrorKind::NotFound,
+            Self::Open(OpenError::Damaged { .. }) => true,
+            _ => false,
+        }
+    }
 }
 
 /// How long a twin that was wanted is kept without a snapshot.
@@ -89,24 +127,38 @@ struct Want {
 pub(crate) struct Layers {
     folder: PathBuf,
     proxies: Arc<Proxies>,
+    registries: Arc<Registries>,
     room: Arc<Room>,
     counts: Arc<Counts>,
-    open: Mutex<HashMap<Digest, Arc<Layer>>>,
+    slots: Mutex<HashMap<Key, Arc<Slot>>>,
     /// The twins that somebody wanted of late: their snapshots may not be recorded yet.
-    wanted: Mutex<HashMap<Digest, Want>>,
+    wanted: Mutex<HashMap<Key, Want>>,
+}
+
+/// Where a layer is, once it is open.
+#[derive(Debug, Default)]
+struct Slot {
+    layer: OnceLock<Arc<Layer>>,
+    /// Who opens it has this.
+    turn: Mutex<()>,
 }
 
 impl Origin {
     pub(crate) fn new(host: &str, name: &RepositoryName, layer: &Digest, twin: &LazyTwin) -> Self {
         Self {
+            via: Via::Proxy,
             host: host.to_owned(),
             repository: name.as_str().to_owned(),
             layer: layer.clone(),
             twin: twin.twin.digest.clone(),
             twin_size: twin.twin.size,
-            toc: twin.toc.digest.clone(),
-            expected: Expected { diff_id: twin.diff_id.clone(), tail: twin.tail.clone() },
+            toc: twin.toc.clone(),
+            expected: Expected::tar(twin.diff_id.clone(), twin.tail.clone()),
         }
+    }
+
+    pub(crate) fn key(&self) -> Key {
+        Key { twin: self.twin.clone(), size: self.twin_size, toc: self.toc.digest.clone() }
     }
 }
 
@@ -115,7 +167,12 @@ impl Layers {
     ///
     /// # Errors
     /// It cannot be used.
-    pub(crate) fn open(root: &Path, proxies: Arc<Proxies>, cap: u64) -> Result<Self, SnapshotError> {
+    pub(crate) fn open(
+        root: &Path,
+        proxies: Arc<Proxies>,
+        registries: Arc<Registries>,
+        cap: u64,
+    ) -> Result<Self, SnapshotError> {
         let folder = root.join("layers");
         fs::create_dir_all(&folder).map_err(|error| SnapshotError::io("make the folder", &folder, error))?;
         let only_ours = fs::set_permissions(&folder, Permissions::from_mode(0o700));
@@ -123,50 +180,70 @@ impl Layers {
         Ok(Self {
             folder,
             proxies,
+            registries,
             room: Arc::new(Room::new(cap)),
             counts: Arc::default(),
-            open: Mutex::default(),
+            slots: Mutex::default(),
             wanted: Mutex::default(),
         })
     }
 
-    fn opened(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Layer>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn slots(&self) -> MutexGuard<'_, HashMap<Key, Arc<Slot>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn folder(&self, twin: &Digest) -> PathBuf {
-        self.folder.join(format!("{}-{}", twin.algorithm().name(), twin.hex()))
+    fn folder(&self, key: &Key) -> PathBuf {
+        self.folder.join(format!("{}-{}-{}", key.twin.hex(), key.size, key.toc.hex()))
     }
 
     fn source(&self, origin: &Origin) -> Result<Source, LayerError> {
         let none = || LayerError::NoProxy { host: origin.host.clone() };
-        let (_, client) = self.proxies.of(&origin.host).ok_or_else(none)?;
+        let client = match origin.via {
+            Via::Proxy => self.proxies.of(&origin.host).ok_or_else(none)?.1,
+            Via::Registry => {
+                let of = self.registries.of(&origin.host);
+                of.map_err(|source| LayerError::Registry { host: origin.host.clone(), source })?
+            }
+        };
         let name = RepositoryName::parse(&origin.repository).map_err(|_| none())?;
-        Ok(Source { client, name, blob: origin.twin.clone(), size: origin.twin_size })
+        Ok(Source { client, host: origin.host.clone(), name, blob: origin.twin.clone(), size: origin.twin_size })
     }
 
-    /// Returns a layer of which the TOC is on the disk. May take its time.
+    /// Returns a layer of which the TOC is on the disk. Of many who want it one opens it. May take its time.
     ///
     /// # Errors
     /// See [`LayerError`].
     pub(crate) fn get(&self, origin: &Origin) -> Result<Arc<Layer>, LayerError> {
-        if let Some(layer) = self.opened().get(&origin.twin) {
-            return Ok(Arc::clone(layer));
+        let key = origin.key();
+        let slot = Arc::clone(self.slots().entry(key.clone()).or_default());
+        let _turn = match slot.layer.get() {
+            Some(layer) => return self.known(layer, origin),
+            None => slot.turn.lock().unwrap_or_else(PoisonError::into_inner),
+        };
+        if let Some(layer) = slot.layer.get() {
+            return self.known(layer, origin);
         }
         let layer = Layer::open(
-            &self.folder(&origin.twin),
-            &origin.toc,
+            &self.folder(&key),
+            &origin.toc.digest,
             self.source(origin)?,
             Arc::clone(&self.room),
             Arc::clone(&self.counts),
         )?;
-        // Of two who open it at once one is used.
-        Ok(Arc::clone(self.opened().entry(origin.twin.clone()).or_insert_with(|| Arc::new(layer))))
+        Ok(Arc::clone(slot.layer.get_or_init(|| Arc::new(layer))))
+    }
+
+    /// Returns a layer that is open, which has one more source from now on.
+    fn known(&self, layer: &Arc<Layer>, origin: &Origin) -> Result<Arc<Layer>, LayerError> {
+        if !layer.comes_from(&origin.host, &origin.repository) {
+            layer.add_source(self.source(origin)?);
+        }
+        Ok(Arc::clone(layer))
     }
 
     /// Tells whether a layer is still one of them.
     pub(crate) fn has(&self, layer: &Layer) -> bool {
-        self.opened().values().any(|open| std::ptr::eq(&**open, layer))
+        self.all().iter().any(|open| std::ptr::eq(&**open, layer))
     }
 
     /// Returns the room that their bytes have.
@@ -190,142 +267,82 @@ impl Layers {
 
     /// Returns all layers that are open.
     pub(crate) fn all(&self) -> Vec<Arc<Layer>> {
-        self.opened().values().map(Arc::clone).collect()
+        self.slots().values().filter_map(|slot| slot.layer.get().map(Arc::clone)).collect()
     }
 
     /// Returns a layer, fetching its TOC if it is not on the disk. Of many who want one, one fetches.
     ///
     /// # Errors
     /// See [`LayerError`].
-    pub(crate) async fn fetch(self: &Arc<Self>, origin: &Origin, toc: &Toc) -> Result<Arc<Layer>, LayerError> {
-        let turn = self.want(&origin.twin);
+    pub(crate) async fn fetch(self: &Arc<Self>, origin: &Origin) -> Result<Arc<Layer>, LayerError> {
+        let turn = self.want(&origin.key());
         let _turn = turn.lock().await;
-        let (layers, of) = (Arc::clone(self), origin.clone());
-        match telemetry::blocking(move || layers.get(&of)).await {
-            Err(LayerError::Open(OpenError::Io { source, .. })) if source.kind() == ErrorKind::NotFound => {}
-            Err(LayerError::Open(OpenError::Damaged { path })) => {
-                tracing::warn!(path = %path.display(), "a damaged TOC is fetched again");
-            }
+        let open = || {
+            let (layers, of) = (Arc::clone(self), origin.clone());
+            telemetry::blocking(move || layers.get(&of))
+        };
+        match open().await {
+            Err(error) if error.is_lost() => {}
             known => return known,
         }
-        if toc.size > LARGEST_TOC {
-            return Err(LayerError::TooLarge { size: toc.size });
+        if origin.toc.size > LARGEST_TOC {
+            return Err(LayerError::TooLarge { size: origin.toc.size });
         }
+        let folder = self.folder(&origin.key());
+        let writer = telemetry::blocking(move || TocFile::new(folder)).await?;
         let source = self.source(origin)?;
-        let body = source.client.toc(&source.name, toc).await?;
-        let folder = self.folder(&origin.twin);
-        self.keep(&folder, toc, body).await?;
-        let (layers, of) = (Arc::clone(self), origin.clone());
-        telemetry::blocking(move || layers.get(&of)).await
+        match origin.via {
+            Via::Proxy => writer.fetch(&source, &origin.toc).await?,
+            Via::Registry => writer.extract(&source, &origin.toc).await?,
+        }
+        open().await
     }
 
-    fn want(&self, twin: &Digest) -> Arc<AsyncMutex<()>> {
+    /// Returns what is known of a layer that is its own twin, with its TOC on the disk.
+    ///
+    /// # Errors
+    /// See [`LayerError`].
+    pub(crate) async fn own(&self, wanted: &Wanted, toc: &Digest, below: Option<Digest>) -> Result<Origin, LayerError> {
+        let error = |source| LayerError::Registry { host: wanted.host.clone(), source };
+        let client = self.registries.of(&wanted.host).map_err(error)?;
+        let size = client.blob_size(&wanted.name, &wanted.layer).await?;
+        Ok(Origin {
+            via: Via::Registry,
+            host: wanted.host.clone(),
+            repository: wanted.name.as_str().to_owned(),
+            layer: wanted.layer.clone(),
+            twin: wanted.layer.clone(),
+            twin_size: size,
+            toc: Toc { digest: toc.clone(), size: 0 },
+            expected: Expected { commitment: Commitment::Chain { below, chain: wanted.chain.clone() }, tail: None },
+        })
+    }
+
+    fn want(&self, key: &Key) -> Arc<AsyncMutex<()>> {
         let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-        let want = wanted.entry(twin.clone()).or_insert_with(|| Want { at: Instant::now(), turn: Arc::default() });
+        let want = wanted.entry(key.clone()).or_insert_with(|| Want { at: Instant::now(), turn: Arc::default() });
         want.at = Instant::now();
         Arc::clone(&want.turn)
     }
 
-    /// Writes a TOC to the disk as it comes, and gives it its name when it is right.
-    async fn keep(&self, folder: &Path, toc: &Toc, mut body: TocBody) -> Result<(), LayerError> {
-        fs::create_dir_all(folder)?;
-        let new = folder.join("toc.new");
-        let mut writer = Unpacking::new(File::create(&new)?, toc.size, body.is_packed)?;
-        while let Some(bytes) = body.chunk().await? {
-            let written = telemetry::blocking(move || writer.write(&bytes).map(|()| writer)).await;
-            writer = written?;
-        }
-        let (expected, path) = (toc.digest.clone(), folder.join("toc.json"));
-        telemetry::blocking(move || {
-            let found = writer.finish()?;
-            if found != expected {
-                return Err(LayerError::Toc { expected, found });
-            }
-            Ok(fs::rename(new, path)?)
-        })
-        .await
-    }
-
     /// Closes and removes the layers that no snapshot has, and nobody wanted of late; `known` are the twins of those that
-    /// there are.
+    /// there are. What cannot be removed stays.
     ///
     /// # Errors
-    /// The folder cannot be listed, or one of the layers not be removed.
-    pub(crate) fn sweep(&self, known: &HashSet<Digest>) -> Result<(), SnapshotError> {
+    /// The folder cannot be listed.
+    pub(crate) fn sweep(&self, known: &HashSet<Key>) -> Result<(), SnapshotError> {
         // Held until the end: who wants one of them now waits.
         let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
         wanted.retain(|_, want| want.at.elapsed() < KEPT);
-        self.opened().retain(|twin, _| known.contains(twin) || wanted.contains_key(twin));
-        let keep: HashSet<PathBuf> = known.iter().chain(wanted.keys()).map(|twin| self.folder(twin)).collect();
+        self.slots().retain(|key, _| known.contains(key) || wanted.contains_key(key));
+        let keep: HashSet<PathBuf> = known.iter().chain(wanted.keys()).map(|key| self.folder(key)).collect();
         let list = |error| SnapshotError::io("list", &self.folder, error);
         for entry in fs::read_dir(&self.folder).map_err(list)? {
             let path = entry.map_err(list)?.path();
-            if !keep.contains(&path) {
-                fs::remove_dir_all(&path).map_err(|error| SnapshotError::io("remove", &path, error))?;
+            if let Some(error) = (!keep.contains(&path)).then(|| fs::remove_dir_all(&path).err()).flatten() {
+                tracing::warn!(%error, path = %path.display(), "a layer that nobody has stays on the disk");
             }
         }
-        Ok(())
-    }
-}
-
-/// Writes a file from bytes that may be packed, and hashes it.
-struct Unpacking {
-    into: Into,
-}
-
-enum Into {
-    Plain(Hashing),
-    Packed(Box<zstd::stream::write::Decoder<'static, Hashing>>),
-}
-
-impl Unpacking {
-    fn new(file: File, size: u64, is_packed: bool) -> io::Result<Self> {
-        let hashing = Hashing { file, hash: Hasher::new(Algorithm::Sha256), left: size };
-        let into = if is_packed {
-            Into::Packed(Box::new(zstd::stream::write::Decoder::new(hashing)?))
-        } else {
-            Into::Plain(hashing)
-        };
-        Ok(Self { into })
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match &mut self.into {
-            Into::Plain(out) => out.write_all(bytes),
-            Into::Packed(out) => out.write_all(bytes),
-        }
-    }
-
-    fn finish(self) -> io::Result<Digest> {
-        let out = match self.into {
-            Into::Plain(out) => out,
-            Into::Packed(mut out) => {
-                out.flush()?;
-                out.into_inner()
-            }
-        };
-        out.file.sync_data()?;
-        Ok(out.hash.finish())
-    }
-}
-
-struct Hashing {
-    file: File,
-    hash: Hasher,
-    /// What may still come.
-    left: u64,
-}
-
-impl Write for Hashing {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let longer = || io::Error::other("the TOC is longer than was told");
-        self.left = self.left.checked_sub(bytes.len() as u64).ok_or_else(longer)?;
-        self.file.write_all(bytes)?;
-        self.hash.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }

@@ -20,6 +20,8 @@ const REMEMBERED: Duration = Duration::from_secs(600);
 const WAIT_AGAIN: Duration = Duration::from_secs(30);
 /// How long a TOC may take to come.
 const TOC_PATIENCE: Duration = Duration::from_secs(120);
+/// How long a registry may take to tell the size of a blob.
+const REGISTRY_PATIENCE: Duration = Duration::from_secs(20);
 /// Layers remembered.
 const MOST: u64 = 100_000;
 
@@ -92,6 +94,11 @@ pub(crate) enum NotLazy {
 }
 
 impl NotLazy {
+    /// Tells whether a layer that is eStargz itself can be mounted nevertheless.
+    const fn leaves_own_layer(&self) -> bool {
+        matches!(self, Self::NoProxy { .. } | Self::Unreachable(_) | Self::NoTwin { .. })
+    }
+
     /// Returns a word for it. A closed set: it labels metrics.
     pub(crate) const fn reason(&self) -> &'static str {
         match self {
@@ -133,14 +140,44 @@ impl Lazy {
         if self.is_known(&wanted, parent).await? {
             return Ok(());
         }
-        let twin = self.twin_of(&wanted).await?;
         let below = parent.map(chain_of).transpose()?;
+        let Some(toc) = wanted.toc.clone() else { return self.by_twin(&wanted, parent, below, labels).await };
+        let refused = match self.by_twin(&wanted, parent, below.clone(), labels).await {
+            Err(refused) if refused.leaves_own_layer() => refused,
+            done => return done,
+        };
+        tracing::debug!(layer = %wanted.layer, reason = refused.reason(), "an eStargz layer is asked of its registry");
+        let asked = tokio::time::timeout(REGISTRY_PATIENCE, self.layers.own(&wanted, &toc, below)).await;
+        let origin = asked.map_err(|_| LayerError::Upstream(UpstreamError::Timeout))??;
+        self.mount(&wanted, parent, labels, origin).await
+    }
+
+    /// Commits the snapshot of a layer that a proxy has a twin of.
+    async fn by_twin(
+        &self,
+        wanted: &Wanted,
+        parent: Option<&str>,
+        below: Option<Digest>,
+        labels: &Labels,
+    ) -> Result<(), NotLazy> {
+        let twin = self.twin_of(wanted).await?;
         let found = chain_id(below.as_ref(), &twin.diff_id);
         if found != wanted.chain {
-            return Err(NotLazy::Chain { diff_id: twin.diff_id.clone(), found, wanted: wanted.chain });
+            return Err(NotLazy::Chain { diff_id: twin.diff_id.clone(), found, wanted: wanted.chain.clone() });
         }
         let origin = Origin::new(&wanted.host, &wanted.name, &wanted.layer, &twin);
-        let fetched = tokio::time::timeout(TOC_PATIENCE, self.layers.fetch(&origin, &twin.toc)).await;
+        self.mount(wanted, parent, labels, origin).await
+    }
+
+    /// Records the snapshot of a layer whose TOC is fetched first.
+    async fn mount(
+        &self,
+        wanted: &Wanted,
+        parent: Option<&str>,
+        labels: &Labels,
+        origin: Origin,
+    ) -> Result<(), NotLazy> {
+        let fetched = tokio::time::timeout(TOC_PATIENCE, self.layers.fetch(&origin)).await;
         let layer = fetched.map_err(|_| LayerError::Upstream(UpstreamError::Timeout))??;
         if layer.proof(&origin.expected) == Proof::Refused {
             return Err(NotLazy::Refused);
@@ -217,10 +254,10 @@ impl Lazy {
                 continue;
             }
             let origin = Origin::new(&wanted.host, &wanted.name, &layer.source, twin);
-            let (layers, toc) = (Arc::clone(&self.layers), twin.toc.clone());
+            let layers = Arc::clone(&self.layers);
             tokio::spawn(async move {
                 // Whoever wants the layer next is told of what goes wrong.
-                let _told_later = layers.fetch(&origin, &toc).await;
+                let _told_later = layers.fetch(&origin).await;
             });
         }
     }

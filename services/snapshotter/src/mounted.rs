@@ -6,13 +6,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::layer::Layer;
+use crate::layer::{Expected, Layer, Proof, Verdict};
 use crate::tree::{Attributes, OPAQUE, ROOT, Tree, Xattr};
 
 /// A layer as one snapshot shows it.
 #[derive(Debug)]
 pub(crate) struct Mounted {
     pub(crate) layer: Arc<Layer>,
+    verdict: Arc<Verdict>,
     /// Folders that look otherwise than the layer alone would have them.
     implied: HashMap<u32, Folder>,
 }
@@ -46,13 +47,15 @@ enum Found {
 
 impl Mounted {
     /// Returns the layer on top of others, the nearest first.
-    pub(crate) fn new(layer: Arc<Layer>, below: &[Below<'_>]) -> Self {
-        let implied = layer.tree.implied().iter().filter_map(|&folder| {
-            let path = layer.tree.path(folder);
-            Some((folder, below_at(&path, below)?))
-        });
-        let implied = implied.collect();
-        Self { layer, implied }
+    pub(crate) fn new(layer: Arc<Layer>, expected: &Expected, below: &[Below<'_>]) -> Self {
+        let paths = layer.tree.implied_paths().into_iter();
+        let implied = paths.filter_map(|(folder, path)| Some((folder, below_at(&path, below)?))).collect();
+        Self { verdict: layer.verdict(expected), layer, implied }
+    }
+
+    /// Tells whether the layer came out as another one than its image says: nothing of it is shown.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.verdict.get() == Proof::Refused
     }
 
     pub(crate) fn tree(&self) -> &Tree {

@@ -20,6 +20,8 @@ pub(crate) struct Room {
     /// Somebody waits for room, the greediest for this much.
     wanted: Notify,
     greediest: AtomicU64,
+    /// Bytes that are to go because the disk is full.
+    pressed: AtomicU64,
 }
 
 impl Room {
@@ -29,6 +31,7 @@ impl Room {
             used: AtomicU64::new(0),
             wanted: Notify::new(),
             greediest: AtomicU64::new(0),
+            pressed: AtomicU64::new(0),
         }
     }
 
@@ -63,6 +66,12 @@ impl Room {
         self.cap.is_none_or(|cap| self.used.load(Ordering::Acquire) + bytes <= cap)
     }
 
+    /// Has bytes evicted where that is possible, whatever the cap: the disk is full.
+    pub(crate) fn ask_for(&self, bytes: u64) {
+        self.pressed.fetch_max(bytes, Ordering::AcqRel);
+        self.wanted.notify_one();
+    }
+
     /// Tells whether what nobody waits for may be fetched: a quarter is left for those who do.
     pub(crate) fn is_ample(&self) -> bool {
         self.cap.is_none_or(|cap| self.used.load(Ordering::Acquire) <= cap / 4 * 3)
@@ -73,7 +82,8 @@ impl Room {
         self.wanted.notified().await;
         let needed = self.used.load(Ordering::Acquire) + self.greediest.swap(0, Ordering::AcqRel);
         // A tenth more than the cap demands, so that it is not asked again at once.
-        self.cap.map_or(0, |cap| needed.saturating_sub(cap / 10 * 9))
+        let over = self.cap.map_or(0, |cap| needed.saturating_sub(cap / 10 * 9));
+        over.max(self.pressed.swap(0, Ordering::AcqRel))
     }
 }
 

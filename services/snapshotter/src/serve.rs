@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -26,6 +27,7 @@ use crate::holder::Held;
 use crate::layers::Layers;
 use crate::lazy::Lazy;
 use crate::proxies::Proxies;
+use crate::registries::Registries;
 use crate::service::proto::containerd::services::snapshots::v1::snapshots_server::SnapshotsServer;
 use crate::{Service, SnapshotError, Snapshots, metrics};
 
@@ -41,23 +43,33 @@ const GRACE: Duration = Duration::from_secs(10);
 /// # Errors
 /// Says what could not be opened, bound or served.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    let Config { root, socket: address, holder, cache_size, convert_wait, fill_after, metrics_listen, proxy, .. } =
-        config;
+    let Config { root, socket: address, holder, cache_size, convert_wait, fill_after, metrics_listen, .. } = config;
     fs::create_dir_all(&root).with_context(|| format!("cannot make the folder {}", root.display()))?;
+    // Mounts are listed by their true path.
+    let root = root.canonicalize().with_context(|| format!("cannot find {}", root.display()))?;
     let _lock = lock(&root)?;
-    let proxies = Arc::new(Proxies::new(&proxy)?);
+    let proxies = Arc::new(Proxies::new(&config.proxy)?);
+    let registries = Arc::new(Registries::new(&config.registry, config.docker_config));
     let (folder, sources) = (root.clone(), Arc::clone(&proxies));
     let opened = telemetry::blocking(move || {
-        let layers = Arc::new(Layers::open(&folder, sources, cache_size.as_u64())?);
+        let layers = Arc::new(Layers::open(&folder, sources, registries, cache_size.as_u64())?);
         Ok::<_, SnapshotError>((Arc::new(Snapshots::open(&folder, Arc::clone(&layers))?), layers))
     });
     let (snapshots, layers) =
         opened.await.with_context(|| format!("cannot open the snapshots in {}", root.display()))?;
     let mount = LazyMount::new(Arc::clone(&snapshots), Handle::current());
-    let mount = Mounting::start(&root.join("lazy"), mount, &holder)?;
+    let shutdown = Shutdown::new();
+    let is_broken = Arc::new(AtomicBool::new(false));
+    let (stop, broken) = (shutdown.clone(), Arc::clone(&is_broken));
+    let ended = move || {
+        if !stop.is_requested() {
+            broken.store(true, Ordering::Release);
+            stop.trigger();
+        }
+    };
+    let mount = Mounting::start(&root.join("lazy"), mount, &holder, ended)?;
     let lazy = Lazy::new(Arc::clone(&snapshots), Arc::clone(&layers), proxies, convert_wait);
     let service = Service::new(Arc::clone(&snapshots), Arc::new(lazy));
-    let shutdown = Shutdown::new();
     shutdown.listen_for_signals().context("cannot listen for signals")?;
     let listener = bind(&address)?;
     if let Some(address) = metrics_listen {
@@ -67,6 +79,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         snapshots: Arc::clone(&snapshots),
         layers: Arc::clone(&layers),
         root: root.clone(),
+        notifier: mount.session.notifier(),
         after: fill_after,
         shutdown: shutdown.clone(),
     };
@@ -82,6 +95,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     telemetry::blocking(move || mount.end()).await;
     // The next one to start makes its own.
     let _gone = fs::remove_file(&address);
+    if is_broken.load(Ordering::Acquire) {
+        bail!("the kernel's requests cannot be read any more: start again to mount lazy snapshots anew");
+    }
     Ok(())
 }
 
@@ -94,7 +110,12 @@ struct Mounting {
 
 impl Mounting {
     /// Goes on with what an earlier process mounted, if a holder has kept it; else mounts it anew.
-    fn start(at: &Path, files: LazyMount, holder: &Path) -> anyhow::Result<Self> {
+    fn start(
+        at: &Path,
+        files: LazyMount,
+        holder: &Path,
+        ended: impl Fn() + Clone + Send + 'static,
+    ) -> anyhow::Result<Self> {
         let holder = Held::connect(holder);
         let kept = match &holder {
             Some(holder) => holder.take().context("the holder does not answer")?,
@@ -112,7 +133,7 @@ impl Mounting {
             }
             None => Self::mount(at, holder.as_ref())?,
         };
-        let session = Session::start(device, &Arc::new(files), FUSE_THREADS).context("cannot start a thread")?;
+        let session = Session::start(device, &Arc::new(files), FUSE_THREADS, ended).context("cannot start a thread")?;
         Ok(Self { at: at.to_owned(), session, holder })
     }
 

@@ -116,7 +116,7 @@ impl messages::snapshots_server::Snapshots for Service {
             Ok(name) => return Err(status("Prepare", &SnapshotError::Exists { name })),
             Err(why) => why,
         };
-        let mount = self.run("Prepare", move |all| all.prepare_ordinary(&key, parent.as_deref(), labels, why)).await?;
+        let mount = self.run("Prepare", move |all| all.prepare(&key, parent.as_deref(), labels, why)).await?;
         Ok(Response::new(messages::PrepareSnapshotResponse { mounts: vec![mount.into()] }))
     }
 

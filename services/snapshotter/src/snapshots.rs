@@ -43,23 +43,17 @@ impl Snapshots {
         let folders = Folders::open(root)?;
         let store = Store::open(&root.join("metadata.redb"))?;
         let snapshots = Self { store, folders, layers, mounted: RwLock::default(), has_index: mount::has_index() };
-        snapshots.cleanup()?;
+        if let Err(error) = snapshots.cleanup() {
+            tracing::warn!(error = &error as &dyn std::error::Error, "what is left of broken calls stays on the disk");
+        }
         Ok(snapshots)
     }
 
-    /// Begins an active snapshot on `parent`, which is empty at first where there is none.
+    /// Begins an active snapshot on `parent`, which is empty at first where there is none; `why` a layer is to be unpacked in it.
     ///
     /// # Errors
     /// [`SnapshotError::Exists`], [`SnapshotError::NotFound`] and [`SnapshotError::Parent`] of the parent; or what failed.
-    pub fn prepare(&self, key: &str, parent: Option<&str>, labels: Labels) -> Result<Mount, SnapshotError> {
-        self.create(Kind::Active, key, parent, labels, None)
-    }
-
-    /// Begins an active snapshot for a layer that is to be unpacked, and notes why.
-    ///
-    /// # Errors
-    /// As for [`Self::prepare`].
-    pub(crate) fn prepare_ordinary(
+    pub(crate) fn prepare(
         &self,
         key: &str,
         parent: Option<&str>,
@@ -113,10 +107,12 @@ impl Snapshots {
         if key.is_empty() {
             return Err(SnapshotError::NoName);
         }
-        let make = |id, parent: Option<Parent>| {
-            let like = parent.map(|parent| self.root_of(parent)).transpose()?;
-            self.folders.make(id, like)
+        // Outside the transaction: a layer may have to be opened for it.
+        let like = match parent {
+            Some(parent) => Some(self.root_of(Parent::from(&self.store.chain(parent)?.row))?),
+            None => None,
         };
+        let make = |id| self.folders.make(id, like);
         let chain = self.store.create(key, kind, parent, labels, ordinary, make)?;
         Ok(self.mount_of(&chain))
     }
@@ -249,10 +245,13 @@ impl Snapshots {
     }
 
     /// Removes the layers that no snapshot has.
-    fn sweep_layers(&self) -> Result<(), SnapshotError> {
+    ///
+    /// # Errors
+    /// What failed.
+    pub(crate) fn sweep_layers(&self) -> Result<(), SnapshotError> {
         self.store.with_all(|rows| {
-            let twins = rows.iter().filter_map(|row| Some(row.origin.as_ref()?.twin.clone()));
-            self.layers.sweep(&twins.collect())
+            let keys = rows.iter().filter_map(|row| Some(row.origin.as_ref()?.key()));
+            self.layers.sweep(&keys.collect())
         })
     }
 
@@ -308,9 +307,20 @@ impl Snapshots {
             true => Ok(Below::Lazy(self.mounted(parent.id)?)),
             false => Ok(Below::Unpacked(folder)),
         });
-        let mounted = Arc::new(Mounted::new(layer, &below.collect::<Result<Vec<_>, SnapshotError>>()?));
+        let mounted =
+            Arc::new(Mounted::new(layer, &origin.expected, &below.collect::<Result<Vec<_>, SnapshotError>>()?));
         // Of two who look into it at once one is used.
         Ok(Arc::clone(self.mounted_mut().entry(id).or_insert(mounted)))
+    }
+
+    /// Returns the ids of the snapshots that show a layer for the same tar.
+    ///
+    /// # Errors
+    /// What failed.
+    pub(crate) fn ids_of(&self, origin: &Origin) -> Result<Vec<u64>, SnapshotError> {
+        let is_same = |other: &Origin| other.key() == origin.key() && other.expected == origin.expected;
+        let rows = self.store.all()?.into_iter().filter(|(_, row)| row.origin.as_ref().is_some_and(is_same));
+        Ok(rows.map(|(_, row)| row.id).collect())
     }
 
     /// Returns where the bytes of all lazy snapshots come from, the oldest first.

@@ -130,7 +130,7 @@ pub(crate) fn by_image(layers: impl IntoIterator<Item = (String, LayerStatus)>) 
 }
 
 impl Proof {
-    fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
             Self::Proven => "proven",

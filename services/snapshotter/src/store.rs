@@ -184,7 +184,7 @@ impl Store {
         Ok(Change(self.database.begin_write().map_err(database)?))
     }
 
-    /// Records a snapshot and returns it; `make` makes its folder first, of its id and its parent.
+    /// Records a snapshot and returns it; `make` makes its folder first.
     pub(crate) fn create(
         &self,
         name: &str,
@@ -192,7 +192,7 @@ impl Store {
         parent: Option<&str>,
         labels: Labels,
         ordinary: Option<Ordinary>,
-        make: impl FnOnce(u64, Option<Parent>) -> Result<(), SnapshotError>,
+        make: impl FnOnce(u64) -> Result<(), SnapshotError>,
     ) -> Result<Chain, SnapshotError> {
         self.insert(name, kind, parent, labels, Details { origin: None, ordinary }, make)
     }
@@ -206,7 +206,7 @@ impl Store {
         origin: Origin,
     ) -> Result<Chain, SnapshotError> {
         let details = Details { origin: Some(origin), ordinary: None };
-        self.insert(name, Kind::Committed, parent, labels, details, |_, _| Ok(()))
+        self.insert(name, Kind::Committed, parent, labels, details, |_| Ok(()))
     }
 
     fn insert(
@@ -216,7 +216,7 @@ impl Store {
         parent: Option<&str>,
         labels: Labels,
         details: Details,
-        make: impl FnOnce(u64, Option<Parent>) -> Result<(), SnapshotError>,
+        make: impl FnOnce(u64) -> Result<(), SnapshotError>,
     ) -> Result<Chain, SnapshotError> {
         let change = self.change()?;
         let mut parents = Vec::new();
@@ -237,7 +237,7 @@ impl Store {
         let Details { origin, ordinary } = details;
         let row = Row { id, parent, kind, created_at: now, updated_at: now, labels, usage: None, origin, ordinary };
         change.put(name, &row)?;
-        make(id, parents.first().copied())?;
+        make(id)?;
         change.commit()?;
         Ok(Chain { row, parents })
     }

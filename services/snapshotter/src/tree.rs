@@ -3,11 +3,15 @@
 //! All of it lies in a few long arrays, so that a million files fit: an inode takes 48 bytes, a name 12 and its letters, a chunk 64.
 
 mod builder;
+mod compare;
 
 use std::ops::Range;
 
 use api::Digest;
 use estargz::TocError;
+
+pub(crate) use builder::{Builder, WHITEOUT};
+pub(crate) use compare::Difference;
 
 /// The inode of the root.
 pub(crate) const ROOT: u32 = 0;
@@ -118,7 +122,12 @@ pub(crate) struct Attributes {
 impl Chunk {
     /// Tells whether `payload` is this chunk.
     pub(crate) fn is(&self, payload: &[u8]) -> bool {
-        payload.len() == self.size as usize && Digest::of(payload) == Digest::from_sha256(&self.digest)
+        payload.len() == self.size as usize && Digest::of(payload) == self.digest()
+    }
+
+    /// Returns the digest of its bytes.
+    pub(crate) fn digest(&self) -> Digest {
+        Digest::from_sha256(&self.digest)
     }
 
     /// Returns the bytes of the disk that it takes.
@@ -222,6 +231,22 @@ impl Tree {
         }
         parts.reverse();
         parts.join("/")
+    }
+
+    /// Returns the folders that have no entry of their own, with their cleaned paths.
+    pub(crate) fn implied_paths(&self) -> Vec<(u32, String)> {
+        let mut found = Vec::new();
+        let mut folders = vec![(ROOT, String::new())];
+        while let Some((folder, path)) = folders.pop() {
+            for (name, inode) in self.list(folder, 0).filter(|(_, inode)| self.is_directory(*inode)) {
+                let name = String::from_utf8_lossy(name);
+                folders.push((inode, if path.is_empty() { name.into_owned() } else { format!("{path}/{name}") }));
+            }
+            if self.implied.binary_search(&folder).is_ok() {
+                found.push((folder, path));
+            }
+        }
+        found
     }
 
     /// Returns the names in a folder from the `from`-th on, with their inodes.

@@ -1,6 +1,7 @@
 //! [`Wanted`]: the layer of an image that a snapshot is prepared for, as the labels of containerd's clients say.
 
 use api::{Digest, RepositoryName};
+use estargz::TOC_DIGEST_ANNOTATION;
 
 use crate::Labels;
 
@@ -36,6 +37,8 @@ pub(crate) struct Wanted {
     /// It and those above, as far as they were told: long lists are cut.
     pub(crate) layers: Vec<Digest>,
     pub(crate) manifest: Option<Digest>,
+    /// The TOC of a layer that is eStargz itself, as its descriptor says.
+    pub(crate) toc: Option<Digest>,
 }
 
 impl Wanted {
@@ -51,7 +54,8 @@ impl Wanted {
                 layers.insert(0, layer.clone());
             }
             let manifest = labels.get(*manifest).and_then(|text| Digest::parse(text).ok());
-            Some(Self { chain: chain.clone(), host, name, layer, layers, manifest })
+            let toc = labels.get(TOC_DIGEST_ANNOTATION).and_then(|text| Digest::parse(text).ok());
+            Some(Self { chain: chain.clone(), host, name, layer, layers, manifest, toc })
         })
     }
 }

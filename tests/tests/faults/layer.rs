@@ -7,16 +7,7 @@ use bytes::Bytes;
 
 /// Returns `length` bytes that no compressor makes smaller; the same for the same seed.
 pub(crate) fn noise(seed: u64, length: usize) -> Bytes {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes.into()
+    e2e::noise(seed, length).into()
 }
 
 /// Returns a plain tar with a folder and `files` files of `size` bytes each.

@@ -1,22 +1,16 @@
 //! Layers that are eStargz already: true ones are their own twins, false ones are converted like any other.
 
-use std::io::Read;
-
 use e2e::{Client, Containerd, Node, Scratch, Transport, is_root, run, skip};
 use serde_json::Value;
 
-use crate::compressed::gzip;
+use crate::altered::{gunzip, with_other_toc};
 use crate::converted::{self, PLAIN_SIZE, TOC_DIGEST, text};
 use crate::push::{self, Layer};
 use crate::reference;
-use crate::tar::Tar;
 use crate::world::{REPOSITORY, World};
 
 /// Changes a TOC.
 type Lie = fn(&mut Value);
-
-/// The length of the footer.
-const FOOTER: usize = 51;
 
 /// A layer of the reference converter is served as it is, with the annotations its image had or should have had.
 #[test]
@@ -87,23 +81,4 @@ fn entry(toc: &mut Value) -> &mut Value {
 fn push_layer(world: &World, blob: Vec<u8>) -> Layer {
     let diff_id = e2e::digest(&gunzip(&blob));
     push::layer(&world.registry, REPOSITORY, push::GZIP, blob.into(), diff_id)
-}
-
-fn gunzip(blob: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::new();
-    flate2::read::MultiGzDecoder::new(blob).read_to_end(&mut plain).unwrap();
-    plain
-}
-
-/// Returns an eStargz blob with a changed TOC.
-fn with_other_toc(blob: &[u8], change: impl FnOnce(&mut Value)) -> Vec<u8> {
-    let footer = &blob[blob.len() - FOOTER..];
-    let offset = usize::from_str_radix(std::str::from_utf8(&footer[16..32]).unwrap(), 16).unwrap();
-    let plain = gunzip(&blob[offset..]);
-    let size = std::str::from_utf8(&plain[124..135]).unwrap();
-    let size = usize::from_str_radix(size, 8).unwrap();
-    let mut toc: Value = serde_json::from_slice(&plain[512..512 + size]).unwrap();
-    change(&mut toc);
-    let entry = Tar::new().file("stargz.index.json", toc.to_string().as_bytes()).end();
-    [&blob[..offset], &gzip(&entry), footer].concat()
 }

@@ -10,6 +10,8 @@ use rustix::mount::UnmountFlags;
 
 /// Nothing of a healthy test takes longer.
 const LIMIT: Duration = Duration::from_secs(300);
+/// No proof of all layers of a healthy test takes longer, whatever runs beside it.
+const LONG: Duration = Duration::from_secs(600);
 
 /// A containerd and its snapshotter.
 #[derive(Debug)]
@@ -52,15 +54,15 @@ impl Bench {
 
     /// Mounts a snapshot as containerd is told to.
     pub(crate) fn mount(&self, key: &str) -> Mounted {
-        self.mount_of(Snapshotter::NAME, key)
+        self.mount_of(Snapshotter::NAME, key).unwrap()
     }
 
-    pub(crate) fn mount_of(&self, snapshotter: &str, key: &str) -> Mounted {
+    pub(crate) fn mount_of(&self, snapshotter: &str, key: &str) -> Result<Mounted> {
         let folder = format!("{snapshotter}-{}", key.replace(['/', ':'], "-"));
         let target = self.scratch.folder(&folder).unwrap();
-        let told = self.ctr_of(snapshotter, &["mounts", &target.display().to_string(), key]).unwrap();
-        mount(&told, &target).with_context(|| told.clone()).unwrap();
-        Mounted(target)
+        let told = self.ctr_of(snapshotter, &["mounts", &target.display().to_string(), key])?;
+        mount(&told, &target).with_context(|| told.clone())?;
+        Ok(Mounted(target))
     }
 
     /// Reads the tree of a committed snapshot, as a container on it would see it.
@@ -68,9 +70,38 @@ impl Bench {
         let key = format!("tree-{snapshotter}-{top}");
         // Not a view, which containerd may collect at any time.
         self.ctr_of(snapshotter, &["prepare", &key, top])?;
-        let tree = Tree::read(self.mount_of(snapshotter, &key).path());
+        let tree = self.mount_of(snapshotter, &key).and_then(|mounted| Tree::read(mounted.path()));
         self.ctr_of(snapshotter, &["rm", &key])?;
         tree
+    }
+
+    /// Waits until every lazy layer is here and proven.
+    pub(crate) fn wait_proven(&self) {
+        let proven = || {
+            let status = self.snapshotter.status()?;
+            let images = status["images"].as_array().context("images")?;
+            let layers = images.iter().filter_map(|image| image["layers"].as_array()).flatten();
+            let mut lazy = layers.filter(|layer| layer["mode"] == "lazy").peekable();
+            let has_some = lazy.peek().is_some();
+            Ok((has_some && lazy.all(|layer| layer["proof"] == "proven")).then_some(()))
+        };
+        if let Err(error) = wait::until("the proof", LONG, proven) {
+            panic!("{error}\n{}", self.snapshotter.log());
+        }
+    }
+
+    /// Waits until the snapshotter has logged something.
+    pub(crate) fn wait_log(&self, text: &str) {
+        let said = || Ok(self.snapshotter.log().contains(text).then_some(()));
+        if let Err(error) = wait::until(text, LIMIT, said) {
+            panic!("{error}\n{}", self.snapshotter.log());
+        }
+    }
+
+    /// Checks that no layer was pulled in the ordinary way.
+    pub(crate) fn assert_lazy(&self) {
+        let log = self.snapshotter.log();
+        assert!(log.contains("before it is here") && !log.contains("ordinary way"), "{log}");
     }
 
     /// Waits until containerd, which collects a while after a removal, has had everything removed: names and folders.

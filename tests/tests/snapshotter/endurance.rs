@@ -7,7 +7,7 @@ use std::time::Duration;
 use e2e::{Containerd, Fault, Rule, Snapshotter, drop_caches, is_root, skip, wait};
 
 use crate::bench::{self, Bench};
-use crate::lazy::{BULKY, World, noise};
+use crate::lazy::{BULKY, World};
 
 /// Nothing of a healthy test takes longer.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -47,7 +47,7 @@ fn until(what: &str, snapshotter: &Snapshotter, mut done: impl FnMut() -> bool) 
 /// Returns what a reader says that reads everything rightly.
 fn right(from: u32, to: u32) -> String {
     let line = |number: u32| {
-        let digest = e2e::digest(&noise(number.into(), 1 << 20));
+        let digest = e2e::digest(&e2e::noise(number.into(), 1 << 20));
         format!("{number} {}", digest.trim_start_matches("sha256:"))
     };
     (from..to).map(line).collect::<Vec<_>>().join("\n")

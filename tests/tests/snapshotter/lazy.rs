@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use e2e::web;
-use e2e::{Node, Proxy, ProxyOptions, Registry, RegistryOptions, Relay, Snapshotter, is_root, run, skip, wait};
-use serde_json::json;
+use e2e::{Node, Proxy, ProxyOptions, Registry, RegistryOptions, Relay, Snapshotter, is_root, noise, run, skip, wait};
+use serde_json::{Value, json};
 
 /// No conversion and no proof of all layers of a healthy test takes longer, whatever runs beside it.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -19,16 +19,31 @@ use crate::{push, rows};
 /// The repository of [`World::push_bulky`]'s image.
 pub(crate) const BULKY: &str = "team/bulky";
 
-/// Returns bytes that no compressor makes smaller; the same for the same seed.
-pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let words = std::iter::repeat_with(|| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    });
-    words.flatten().take(length).collect()
+/// Returns a manifest or a config of a registry.
+pub(crate) fn document(registry: &Registry, repository: &str, path: &str) -> Value {
+    let (path, headers) = (format!("/v2/{repository}/{path}"), [("accept".to_owned(), web::MANIFEST_TYPES.to_owned())]);
+    web::request(&Node::Machine, registry.at(), "GET", &path, &headers).unwrap().json().unwrap()
+}
+
+/// Pushes the test image with a layer more that its programs do not look at, as most images have.
+pub(crate) fn push_bulky(registry: &Registry) {
+    registry.push("python", BULKY, "base").unwrap();
+    let base = registry.digest(BULKY, "base").unwrap();
+    let mut manifest = document(registry, BULKY, &format!("manifests/{base}"));
+    let mut config = document(registry, BULKY, &format!("blobs/{}", manifest["config"]["digest"].as_str().unwrap()));
+    let mut bulk = Tar::new();
+    for number in 0..100 {
+        bulk = bulk.file(&format!("bulk/{number}"), &noise(number, 1 << 20));
+    }
+    let plain = bulk.end();
+    let layer = push::layer(registry, BULKY, push::TAR, plain.clone().into(), e2e::digest(&plain));
+    config["rootfs"]["diff_ids"].as_array_mut().unwrap().push(layer.diff_id.clone().into());
+    let config = config.to_string();
+    let digest = push::blob(registry, BULKY, config.clone().into());
+    manifest["config"] = push::descriptor(push::CONFIG, &digest, config.len());
+    manifest["layers"].as_array_mut().unwrap().push(layer.descriptor());
+    manifest["mediaType"] = push::MANIFEST.into();
+    push::manifest(registry, BULKY, "latest", push::MANIFEST, &manifest);
 }
 
 /// A registry, a proxy before it, and a containerd whose snapshotter asks that proxy.
@@ -62,29 +77,9 @@ impl World {
         Registry::start_with(&Node::Machine, &options).unwrap()
     }
 
-    /// Pushes the test image with a layer more that its programs do not look at, as most images have.
+    /// Pushes [`BULKY`].
     pub(crate) fn push_bulky(&self) {
-        self.registry.push("python", BULKY, "base").unwrap();
-        let base = self.registry.digest(BULKY, "base").unwrap();
-        let document = |path: &str| {
-            let path = format!("/v2/{BULKY}/{path}");
-            self.proxy.request("GET", &path, &[("accept", web::MANIFEST_TYPES)]).unwrap().json().unwrap()
-        };
-        let mut manifest = document(&format!("manifests/{base}"));
-        let mut config = document(&format!("blobs/{}", manifest["config"]["digest"].as_str().unwrap()));
-        let mut bulk = Tar::new();
-        for number in 0..100 {
-            bulk = bulk.file(&format!("bulk/{number}"), &noise(number, 1 << 20));
-        }
-        let plain = bulk.end();
-        let layer = push::layer(&self.registry, BULKY, push::TAR, plain.clone().into(), e2e::digest(&plain));
-        config["rootfs"]["diff_ids"].as_array_mut().unwrap().push(layer.diff_id.clone().into());
-        let config = config.to_string();
-        let digest = push::blob(&self.registry, BULKY, config.clone().into());
-        manifest["config"] = push::descriptor(push::CONFIG, &digest, config.len());
-        manifest["layers"].as_array_mut().unwrap().push(layer.descriptor());
-        manifest["mediaType"] = push::MANIFEST.into();
-        push::manifest(&self.registry, BULKY, "latest", push::MANIFEST, &manifest);
+        push_bulky(&self.registry);
     }
 
     pub(crate) fn around(registry: Registry, config: &str) -> Self {
@@ -124,23 +119,12 @@ impl World {
 
     /// Waits until every lazy layer is here and proven.
     pub(crate) fn wait_proven(&self) {
-        let proven = || {
-            let status = self.bench.snapshotter.status()?;
-            let images = status["images"].as_array().context("images")?;
-            let layers = images.iter().filter_map(|image| image["layers"].as_array()).flatten();
-            let mut lazy = layers.filter(|layer| layer["mode"] == "lazy").peekable();
-            let has_some = lazy.peek().is_some();
-            Ok((has_some && lazy.all(|layer| layer["proof"] == "proven")).then_some(()))
-        };
-        if let Err(error) = wait::until("the proof", LIMIT, proven) {
-            panic!("{error}\n{}", self.bench.snapshotter.log());
-        }
+        self.bench.wait_proven();
     }
 
     /// Checks that no layer was pulled in the ordinary way.
     pub(crate) fn assert_lazy(&self) {
-        let log = self.bench.snapshotter.log();
-        assert!(log.contains("before it is here") && !log.contains("ordinary way"), "{log}");
+        self.bench.assert_lazy();
     }
 }
 

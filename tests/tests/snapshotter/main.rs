@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod alone;
+#[path = "../formats/altered.rs"]
+mod altered;
 mod bench;
 #[path = "../formats/compressed.rs"]
 mod compressed;

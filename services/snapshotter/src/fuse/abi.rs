@@ -19,6 +19,9 @@ pub(super) const BATCH_FORGET: u32 = 42;
 pub(super) const READDIRPLUS: u32 = 44;
 
 /// A word to the kernel: send again what was read and not answered.
+/// Notifications, `FUSE_NOTIFY_INVAL_INODE` and others.
+pub(super) const FORGET_NODE: i32 = 2;
+pub(super) const FORGET_NAME: i32 = 3;
 pub(super) const RESEND: i32 = 7;
 
 /// The version that this is written for; later kernels speak it too.

@@ -10,7 +10,10 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
-use crate::fuse::abi::{self, BATCH_FORGET, DESTROY, FORGET, INIT, INTERRUPT, Init, OLDEST_MINOR, Out, RESEND, STATFS};
+use crate::fuse::abi::{
+    self, BATCH_FORGET, DESTROY, FORGET, FORGET_NAME, FORGET_NODE, INIT, INTERRUPT, Init, OLDEST_MINOR, Out, RESEND,
+    STATFS,
+};
 use crate::fuse::{Files, Reply};
 
 /// The type that mounts are listed with.
@@ -96,20 +99,59 @@ pub(crate) fn refuse(device: &File) -> bool {
 #[derive(Debug)]
 pub(crate) struct Session {
     threads: Vec<JoinHandle<()>>,
+    device: Arc<File>,
+}
+
+/// Tells the kernel what of a mount it is to forget. What it does not know it need not forget.
+#[derive(Debug, Clone)]
+pub(crate) struct Notifier(Arc<File>);
+
+impl Notifier {
+    /// Has it forget the attributes and the bytes of a node.
+    pub(crate) fn forget_node(&self, number: u64) {
+        let mut out = Out::default();
+        // From the first byte to the last.
+        out.u32(16 + 24).i32(FORGET_NODE).u64(0).u64(number).u64(0).u64(0);
+        let _unknown = rustix::io::write(&*self.0, &out.0);
+    }
+
+    /// Has it forget what a name in a folder names.
+    pub(crate) fn forget_name(&self, folder: u64, name: &str) {
+        let mut out = Out::default();
+        out.u32((16 + 16 + name.len() + 1) as u32).i32(FORGET_NAME).u64(0);
+        out.u64(folder).u32(name.len() as u32).u32(0);
+        out.0.extend_from_slice(name.as_bytes());
+        out.0.push(0);
+        let _unknown = rustix::io::write(&*self.0, &out.0);
+    }
 }
 
 impl Session {
-    /// Serves `files` to whoever uses the mount that `device` is of.
+    /// Serves `files` to whoever uses the mount that `device` is of. `ended` is called by each thread that ends.
     ///
     /// # Errors
     /// The system's, when a thread cannot be started.
-    pub(crate) fn start(device: File, files: &Arc<impl Files>, threads: usize) -> io::Result<Self> {
+    pub(crate) fn start(
+        device: File,
+        files: &Arc<impl Files>,
+        threads: usize,
+        ended: impl Fn() + Clone + Send + 'static,
+    ) -> io::Result<Self> {
         let device = Arc::new(device);
         let start = |number| {
-            let (device, files) = (Arc::clone(&device), Arc::clone(files));
-            std::thread::Builder::new().name(format!("fuse-{number}")).spawn(move || serve(&device, &*files))
+            let (device, files, ended) = (Arc::clone(&device), Arc::clone(files), ended.clone());
+            let work = move || {
+                serve(&device, &*files);
+                ended();
+            };
+            std::thread::Builder::new().name(format!("fuse-{number}")).spawn(work)
         };
-        Ok(Self { threads: (0..threads).map(start).collect::<io::Result<_>>()? })
+        Ok(Self { threads: (0..threads).map(start).collect::<io::Result<_>>()?, device })
+    }
+
+    /// Returns a way to tell the kernel what it is to forget.
+    pub(crate) fn notifier(&self) -> Notifier {
+        Notifier(Arc::clone(&self.device))
     }
 
     /// Waits until the mount is gone and every thread has ended.

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
 
 use rustix::fs::FallocateFlags;
 
@@ -33,6 +33,8 @@ pub(super) struct Data {
     lock: RwLock<()>,
     /// Whether `present` has changed since it was written down.
     is_dirty: AtomicBool,
+    /// Who writes it down has this.
+    writing: Mutex<()>,
 }
 
 /// A bit for each chunk.
@@ -49,14 +51,12 @@ impl Bits {
         word >> (chunk % 64) & 1 == 1
     }
 
-    fn set(&self, chunk: u32, on: bool) {
-        let Some(word) = self.0.get(chunk as usize / 64) else { return };
+    /// Sets or clears a bit, and returns what it was.
+    fn set(&self, chunk: u32, on: bool) -> bool {
+        let Some(word) = self.0.get(chunk as usize / 64) else { return false };
         let bit = 1 << (chunk % 64);
-        if on {
-            word.fetch_or(bit, Ordering::Release)
-        } else {
-            word.fetch_and(!bit, Ordering::Release)
-        };
+        let before = if on { word.fetch_or(bit, Ordering::AcqRel) } else { word.fetch_and(!bit, Ordering::AcqRel) };
+        before & bit != 0
     }
 
     fn clear(&self) {
@@ -94,6 +94,7 @@ impl Data {
             used: Bits::new(count),
             lock: RwLock::default(),
             is_dirty: AtomicBool::new(false),
+            writing: Mutex::default(),
         })
     }
 
@@ -188,8 +189,9 @@ impl Data {
         Ok(())
     }
 
-    /// Verifies a chunk that an earlier process kept, and tells whether it is right; if not, it is no longer here.
-    pub(super) fn check(&self, number: u32, chunk: &Chunk) -> io::Result<bool> {
+    /// Verifies a chunk that an earlier process kept. If it is not right, it is no longer here: then returns the bytes that it had,
+    /// to the first who finds out.
+    pub(super) fn check(&self, number: u32, chunk: &Chunk) -> io::Result<Result<(), u64>> {
         let mut payload = vec![0; chunk.size as usize];
         let _stays = self.lock.read().unwrap_or_else(PoisonError::into_inner);
         let is_right = match self.file.read_exact_at(&mut payload, chunk.at) {
@@ -199,15 +201,16 @@ impl Data {
         };
         if is_right {
             self.checked.set(number, true);
-        } else {
-            self.present.set(number, false);
-            self.is_dirty.store(true, Ordering::Release);
+            return Ok(Ok(()));
         }
-        Ok(is_right)
+        let was_present = self.present.set(number, false);
+        self.is_dirty.store(true, Ordering::Release);
+        Ok(Err(if was_present { chunk.room() } else { 0 }))
     }
 
     /// Writes down what is here.
     pub(super) fn flush(&self) -> io::Result<()> {
+        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.is_dirty.swap(false, Ordering::AcqRel) {
             return Ok(());
         }

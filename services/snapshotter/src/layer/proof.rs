@@ -1,32 +1,75 @@
 //! Fetches what is missing of a layer, and proves that its tar is the one that the image's digest commits to.
 
-use std::fs;
-use std::io::{self, ErrorKind, Write};
+use std::fmt;
+use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 
-use api::{Algorithm, Digest, Hasher, TarTail};
-use estargz::footer::{self, FOOTER_SIZE};
+use api::{Digest, TarTail};
+use estargz::footer::FOOTER_SIZE;
 use serde::{Deserialize, Serialize};
 use upstream::UpstreamError;
 
+use super::replay::Replayed;
+use super::verdicts::Verdict;
 use super::{Layer, ReadError, Wanted, inflate};
+use crate::wanted::chain_id;
 
 /// Bytes of the blob that are fetched at once in the background.
 const RUN: u64 = 4 << 20;
-/// A tar's header and the unit it is padded to.
-const BLOCK: u64 = 512;
-/// The names of the tars that a layer was proven to be, and what it says when it is none of those it should be.
-const PROVEN: &str = "proven";
-const REFUSED: &str = "refused";
 
 /// The tar that a layer must come out as.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Expected {
-    /// Its digest.
-    pub(crate) diff_id: Digest,
+    pub(crate) commitment: Commitment,
     /// What the source's tar has after its last entry; `None` where the twin itself is the image's layer.
     pub(crate) tail: Option<TarTail>,
+}
+
+/// What an image's digest says of a layer's tar.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Commitment {
+    /// Its digest.
+    DiffId(Digest),
+    /// The chain id that its digest makes with what is below.
+    Chain {
+        /// The chain id of what is below; `None` of the first layer.
+        below: Option<Digest>,
+        /// The chain id.
+        chain: Digest,
+    },
+}
+
+impl Commitment {
+    fn is_met_by(&self, tar: &Digest) -> bool {
+        match self {
+            Self::DiffId(diff_id) => diff_id == tar,
+            Self::Chain { below, chain } => chain_id(below.as_ref(), tar) == *chain,
+        }
+    }
+}
+
+impl fmt::Display for Commitment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DiffId(diff_id) => write!(f, "the tar {diff_id}"),
+            Self::Chain { chain, .. } => write!(f, "the uppermost layer of chain {chain}"),
+        }
+    }
+}
+
+impl Expected {
+    /// Returns the expectation of a tar of this digest.
+    pub(crate) const fn tar(diff_id: Digest, tail: Option<TarTail>) -> Self {
+        Self { commitment: Commitment::DiffId(diff_id), tail }
+    }
+
+    /// Returns a word that names it.
+    pub(super) fn key(&self) -> String {
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        Digest::of(&json).hex().to_owned()
+    }
 }
 
 /// What is known of a layer's tar.
@@ -44,25 +87,12 @@ pub(crate) enum Proof {
 impl Layer {
     /// Returns what is known of the layer's tar.
     pub(crate) fn proof(&self, expected: &Expected) -> Proof {
-        if self.is_refused.load(Ordering::Acquire) {
-            return Proof::Refused;
-        }
-        let proven = self.proven.lock().unwrap_or_else(PoisonError::into_inner);
-        if proven.contains(&expected.diff_id) { Proof::Proven } else { Proof::Pending }
+        self.verdict(expected).get()
     }
 
-    /// Reads what was proven before.
-    pub(super) fn recall(&self) -> io::Result<()> {
-        let unless_missing = |name: &str| match fs::read_to_string(self.folder.join(name)) {
-            Ok(text) => Ok(Some(text)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        };
-        self.is_refused.store(unless_missing(REFUSED)?.is_some(), Ordering::Release);
-        let mut proven = self.proven.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = unless_missing(PROVEN)?.unwrap_or_default();
-        proven.extend(text.lines().filter_map(|line| Digest::parse(line).ok()));
-        Ok(())
+    /// Returns what is known of the layer's tar, and will be.
+    pub(crate) fn verdict(&self, expected: &Expected) -> Arc<Verdict> {
+        self.verdicts.of(expected)
     }
 
     /// Fetches what is missing, while nobody waits for anything else: `idle` returns when that is so, or an error when the
@@ -111,79 +141,37 @@ impl Layer {
             // The TOC is part of this tar, and its header is nowhere else.
             None => {
                 let end = self.end().await?;
-                self.plain(end..self.source.size - FOOTER_SIZE as u64).await?
+                self.plain(end..self.size - FOOTER_SIZE as u64).await?
             }
             Some(_) => Vec::new(),
         };
         let (layer, expected) = (Arc::clone(self), expected.clone());
         let prove = move || {
-            let found = layer.hash(&expected, &end_of_twin)?;
-            layer.remember(&expected, &found)
+            let found = layer.replay(&expected, &end_of_twin)?;
+            Ok(layer.remember(&expected, &found)?)
         };
-        Ok(telemetry::blocking(prove).await?)
+        telemetry::blocking(prove).await
     }
 
-    fn hash(&self, expected: &Expected, end_of_twin: &[u8]) -> io::Result<Digest> {
-        let mut hash = Hasher::new(Algorithm::Sha256);
-        // A source's tar has no landmark: header, one byte and padding.
-        let mut skip = if expected.tail.is_some() { 2 * BLOCK } else { 0 };
-        let mut update = |bytes: &[u8]| {
-            let passed = skip.min(bytes.len() as u64);
-            skip -= passed;
-            hash.update(&bytes[passed as usize..]);
-        };
-        let missing = || io::Error::other("a piece of the tar is missing");
-        update(&self.data.rests.get(0)?.ok_or_else(missing)?);
-        let mut payload = Vec::new();
-        for (number, chunk) in (0_u32..).zip(self.tree.chunks()) {
-            if !self.data.is_checked(number) && !self.data.check(number, chunk)? {
-                self.room.release(chunk.room());
-                return Err(missing());
-            }
-            update(&self.data.rests.before(number)?);
-            payload.resize(chunk.size as usize, 0);
-            // It may have been evicted meanwhile.
-            self.data.read_checked(number..number + 1, chunk.at, &mut payload).ok_or_else(missing)??;
-            update(&payload);
-            update(&self.data.rests.get(number + 1)?.ok_or_else(missing)?);
-        }
-        match &expected.tail {
-            None => update(end_of_twin),
-            Some(TarTail::Bytes(hex)) => update(&unhex(hex)),
-            Some(TarTail::Zeros(count)) => {
-                let zeros = [0; 4096];
-                let mut left = *count;
-                while left > 0 {
-                    let piece = left.min(zeros.len() as u64);
-                    update(&zeros[..piece as usize]);
-                    left -= piece;
-                }
-            }
-        }
-        Ok(hash.finish())
-    }
-
-    fn remember(&self, expected: &Expected, found: &Digest) -> io::Result<Proof> {
-        if *found == expected.diff_id {
-            let mut file = fs::File::options().create(true).append(true).open(self.folder.join(PROVEN))?;
-            writeln!(file, "{found}")?;
-            file.sync_data()?;
-            self.proven.lock().unwrap_or_else(PoisonError::into_inner).insert(found.clone());
+    fn remember(&self, expected: &Expected, found: &Replayed) -> io::Result<Proof> {
+        let is_expected = expected.commitment.is_met_by(&found.tar);
+        if is_expected && found.story.is_ok() {
+            self.verdicts.put(expected, Proof::Proven)?;
             return Ok(Proof::Proven);
         }
         // What lies between the files is verified by this alone: it is fetched once more.
-        if !self.is_suspect.swap(true, Ordering::AcqRel) {
-            tracing::warn!(blob.digest = %self.source.blob, %found, "a layer is not what it should be and is fetched again");
+        if !is_expected && !self.is_suspect.swap(true, Ordering::AcqRel) {
+            let tar = &found.tar;
+            tracing::warn!(blob.digest = %self.blob, %tar, "a layer is not what it should be and is fetched again");
             self.data.rests.clear()?;
             return Ok(Proof::Pending);
         }
-        let was = format!("the tar is {found} and not {}\n", expected.diff_id);
+        let why = found.story.as_ref().err().map(|error| error as &dyn std::error::Error);
         tracing::error!(
-            blob.digest = %self.source.blob, %found, expected = %expected.diff_id,
+            blob.digest = %self.blob, tar = %found.tar, expected = %expected.commitment, error = why,
             "a layer is not what its image says: nothing of it is shown any more"
         );
-        fs::write(self.folder.join(REFUSED), was)?;
-        self.is_refused.store(true, Ordering::Release);
+        self.verdicts.put(expected, Proof::Refused)?;
         Ok(Proof::Refused)
     }
 
@@ -192,23 +180,14 @@ impl Layer {
         if let Some(end) = self.end.get() {
             return Ok(*end);
         }
-        let size = self.source.size;
-        let wrong = || ReadError::Upstream(UpstreamError::Protocol { what: "the blob has no eStargz footer".into() });
-        let start = size.checked_sub(FOOTER_SIZE as u64).ok_or_else(wrong)?;
-        let footer = self.source.bytes(start..size).await?;
-        let end = footer::parse(&footer).filter(|end| *end < start).ok_or_else(wrong)?;
+        let end = self.source().toc_offset().await?;
         Ok(*self.end.get_or_init(|| end))
     }
 
     /// Fetches members that hold no chunk and unpacks them.
     async fn plain(&self, range: std::ops::Range<u64>) -> Result<Vec<u8>, ReadError> {
-        let packed = self.source.bytes(range).await?;
+        let packed = self.source().bytes(range).await?;
         let plain = telemetry::blocking(move || inflate::members(&packed)).await;
         plain.map_err(|_| ReadError::Upstream(UpstreamError::Protocol { what: "a gzip member is broken".into() }))
     }
-}
-
-fn unhex(text: &str) -> Vec<u8> {
-    let digits = (0..text.len()).step_by(2).map(|at| text.get(at..at + 2).unwrap_or_default());
-    digits.filter_map(|digits| u8::from_str_radix(digits, 16).ok()).collect()
 }

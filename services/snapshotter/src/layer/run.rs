@@ -3,12 +3,17 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
 use upstream::UpstreamError;
 
 use super::{Layer, ReadError, Wanted, inflate};
+
+/// How long a run may take, and the bytes a second that it may take longer for.
+const PATIENCE: Duration = Duration::from_secs(30);
+const SLOWEST: u64 = 64 << 10;
 
 /// Chunks next to each other that one request brings.
 #[derive(Debug)]
@@ -57,7 +62,11 @@ impl Run {
             chunks.map(|chunk| layer.tree.chunks()[chunk as usize].room()).sum::<u64>()
         };
         layer.room.reserve(missing(next)).await;
-        let ended = self.fetch_all(&layer, &mut next).await;
+        let span = layer.span(self.chunks.clone());
+        // However slowly it comes: somebody waits.
+        let patience = PATIENCE + Duration::from_secs((span.end - span.start) / SLOWEST);
+        let fetched = tokio::time::timeout(patience, self.fetch_all(&layer, &mut next)).await;
+        let ended = fetched.unwrap_or(Err(UpstreamError::Timeout.into()));
         layer.room.release(missing(next));
         if let Err(error) = ended {
             self.state.send_replace(State::Failed(next, error));
@@ -69,7 +78,7 @@ impl Run {
     }
 
     async fn fetch_all(&self, layer: &Arc<Layer>, next: &mut u32) -> Result<(), ReadError> {
-        let source = &layer.source;
+        let source = layer.source();
         let span = layer.span(self.chunks.clone());
         let mut answer = source.client.blob(&source.name, &source.blob, Some(span.clone())).await?;
         // Who does not know ranges sends it all.

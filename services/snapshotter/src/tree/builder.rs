@@ -12,7 +12,7 @@ use super::{
 };
 
 /// How the name of a whiteout begins, and the whole name of the one that hides all of a folder.
-const WHITEOUT: &str = ".wh.";
+pub(crate) const WHITEOUT: &str = ".wh.";
 const WHITEOUT_OPAQUE: &str = ".wh..wh..opq";
 /// What eStargz adds at the root of a layer, and what hides files of a layer that have these names.
 const RESERVED: [&str; 3] = [TOC_NAME, PREFETCH_LANDMARK, NO_PREFETCH_LANDMARK];
@@ -31,7 +31,8 @@ pub(super) fn read(toc: &[u8]) -> Result<Tree, TreeError> {
     builder.finish()
 }
 
-struct Builder {
+/// Makes a tree of entries that are added in the order of a TOC.
+pub(crate) struct Builder {
     tree: Tree,
     /// Names by the hash of folder and name.
     index: HashMap<u64, u32>,
@@ -51,7 +52,7 @@ fn refused(entry: &TocEntry, what: &'static str) -> TreeError {
 }
 
 impl Builder {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let root = Inode { mode: DIRECTORY | 0o755, links: 2, ..Inode::default() };
         let tree = Tree {
             text: Vec::new(),
@@ -74,7 +75,11 @@ impl Builder {
         }
     }
 
-    fn add(&mut self, entry: &TocEntry) -> Result<(), TreeError> {
+    /// Adds an entry.
+    ///
+    /// # Errors
+    /// See [`TreeError`].
+    pub(crate) fn add(&mut self, entry: &TocEntry) -> Result<(), TreeError> {
         if entry.kind == EntryType::Chunk {
             return self.add_chunk(entry);
         }
@@ -274,7 +279,11 @@ impl Builder {
         Some(from)
     }
 
-    fn finish(mut self) -> Result<Tree, TreeError> {
+    /// Returns the tree of all entries.
+    ///
+    /// # Errors
+    /// See [`TreeError`].
+    pub(crate) fn finish(mut self) -> Result<Tree, TreeError> {
         if self.file.is_some() {
             return Err(TreeError::Entry { name: String::new(), what: "the last file has too few chunks" });
         }
@@ -394,13 +403,7 @@ fn device(major: i64, minor: i64) -> u32 {
 }
 
 fn sha256(digest: &Digest) -> Option<[u8; 32]> {
-    let hex = digest.hex();
-    if digest.algorithm() != api::Algorithm::Sha256 {
-        return None;
-    }
     let mut hash = [0; 32];
-    for (byte, at) in hash.iter_mut().zip((0..hex.len()).step_by(2)) {
-        *byte = u8::from_str_radix(hex.get(at..at + 2)?, 16).ok()?;
-    }
-    Some(hash)
+    // One of another algorithm is longer.
+    hex::decode_to_slice(digest.hex(), &mut hash).ok().map(|()| hash)
 }

@@ -1,0 +1,106 @@
+//! [`Verdicts`]: what is known of a layer against each tar that it was to be.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::proof::{Expected, Proof};
+
+/// What is known of a layer against one tar that it was to be.
+#[derive(Debug, Default)]
+pub(crate) struct Verdict(AtomicU8);
+
+impl Verdict {
+    pub(crate) fn get(&self) -> Proof {
+        match self.0.load(Ordering::Acquire) {
+            1 => Proof::Proven,
+            2 => Proof::Refused,
+            _ => Proof::Pending,
+        }
+    }
+
+    fn set(&self, proof: Proof) {
+        let number = match proof {
+            Proof::Pending => 0,
+            Proof::Proven => 1,
+            Proof::Refused => 2,
+        };
+        self.0.store(number, Ordering::Release);
+    }
+}
+
+/// What is known of a layer, by the tar that it was to be. Kept in a file of a line each: `<tar> <verdict>`.
+#[derive(Debug)]
+pub(super) struct Verdicts {
+    path: PathBuf,
+    known: Mutex<HashMap<String, Arc<Verdict>>>,
+}
+
+impl Verdicts {
+    pub(super) fn open(folder: &Path) -> io::Result<Self> {
+        let path = folder.join("verdicts");
+        let text = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+            text => text?,
+        };
+        let known: HashMap<String, Arc<Verdict>> = HashMap::new();
+        let verdicts = Self { path, known: Mutex::new(known) };
+        // What a crash cut off is no verdict.
+        for (tar, word) in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')?.split_once(' ')) {
+            let proof = [Proof::Proven, Proof::Refused].into_iter().find(|proof| proof.as_str() == word);
+            verdicts.entry(tar.to_owned()).set(proof.unwrap_or(Proof::Pending));
+        }
+        Ok(verdicts)
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Arc<Verdict>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn entry(&self, tar: String) -> Arc<Verdict> {
+        Arc::clone(self.known().entry(tar).or_default())
+    }
+
+    /// Returns what is known, and will be.
+    pub(super) fn of(&self, expected: &Expected) -> Arc<Verdict> {
+        self.entry(expected.key())
+    }
+
+    /// Remembers a verdict for good.
+    pub(super) fn put(&self, expected: &Expected, proof: Proof) -> io::Result<()> {
+        let mut file = File::options().create(true).append(true).open(&self.path)?;
+        // A refusal holds even where it cannot be written down.
+        self.of(expected).set(proof);
+        // A line that was cut off before is ended first.
+        file.write_all(format!("\n{} {}\n", expected.key(), proof.as_str()).as_bytes())?;
+        file.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use api::Digest;
+
+    use super::*;
+
+    #[test]
+    fn verdicts_outlive_the_process_and_what_was_cut_off_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let tar = |text: &str| Expected::tar(Digest::of(text.as_bytes()), None);
+        let verdicts = Verdicts::open(folder.path()).unwrap();
+        let early = verdicts.of(&tar("a"));
+        verdicts.put(&tar("a"), Proof::Proven).unwrap();
+        assert_eq!(early.get(), Proof::Proven);
+        let path = folder.path().join("verdicts");
+        let cut = format!("{}{} refu", fs::read_to_string(&path).unwrap(), tar("b").key());
+        fs::write(&path, cut).unwrap();
+        let verdicts = Verdicts::open(folder.path()).unwrap();
+        verdicts.put(&tar("c"), Proof::Refused).unwrap();
+        let verdicts = Verdicts::open(folder.path()).unwrap();
+        let found = ["a", "b", "c"].map(|text| verdicts.of(&tar(text)).get());
+        assert_eq!(found, [Proof::Proven, Proof::Pending, Proof::Refused]);
+    }
+}

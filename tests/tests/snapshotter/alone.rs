@@ -1,0 +1,149 @@
+//! Images whose own layers are eStargz, mounted from their registry, with no proxy.
+
+use std::path::Path;
+
+use e2e::{
+    Containerd, Node, Registry, RegistryOptions, Relay, Scratch, Snapshotter, TreeKind as Kind, is_root, run, skip, web,
+};
+use serde_json::json;
+
+use crate::altered::{gunzip, with_other_toc};
+use crate::bench::Bench;
+use crate::lazy::{BULKY, World, document, push_bulky};
+use crate::push::{self, GZIP, Layer, MANIFEST};
+use crate::tar::Tar;
+use crate::trees::{Moment, ORDINARY, top_of};
+
+const REPOSITORY: &str = "team/own";
+const TOC_DIGEST: &str = "containerd.io/snapshot/stargz/toc.digest";
+
+/// Pulls an image, has the reference converter make eStargz of it, and pushes that under the tag `own`.
+fn convert(containerd: &Containerd, registry: &Registry, repository: &str, login: Option<&str>) -> String {
+    let [plain, own] = ["latest", "own"].map(|tag| format!("{}/{repository}:{tag}", registry.at()));
+    let user = || login.map(|login| ["--user", login]).into_iter().flatten();
+    run(containerd.ctr().args(["images", "pull", "--plain-http"]).args(user()).arg(&plain)).unwrap();
+    run(containerd.ctr_remote().args(["images", "convert", "--oci", "--estargz", &plain, &own])).unwrap();
+    run(containerd.ctr().args(["images", "push", "--plain-http"]).args(user()).arg(&own)).unwrap();
+    containerd.digest(&own).unwrap()
+}
+
+/// An image of the reference converter runs from its registry before it is here, is what an ordinary pull makes of it, and is
+/// proven.
+#[test]
+fn an_estargz_image_is_lazy_without_a_proxy() {
+    if !is_root() {
+        return skip("an_estargz_image_is_lazy_without_a_proxy", "not root");
+    }
+    let registry = World::bare();
+    push_bulky(&registry);
+    let bench = Bench::start_with("fill_after = '1h'\n");
+    let digest = convert(&bench.containerd, &registry, BULKY, None);
+    let relay = Relay::start(registry.at()).unwrap();
+    let reference = format!("{}/{BULKY}@{digest}", relay.at());
+    bench.containerd.pull_lazily(Snapshotter::NAME, &reference).unwrap();
+    let said = bench.containerd.run_with(Snapshotter::NAME, &reference, &["python3", "-c", "print(6 * 7)"]);
+    assert_eq!(said.unwrap(), "42", "{}", bench.snapshotter.log());
+    bench.assert_lazy();
+    let fetched = relay.bytes("/blobs/");
+    let manifest = document(&registry, BULKY, &format!("manifests/{digest}"));
+    let all = manifest["layers"].as_array().unwrap().iter();
+    let all: u64 = all.map(|layer| layer["size"].as_u64().unwrap()).sum();
+    assert!(fetched * 20 < all, "{fetched} of {all} bytes");
+    assert_eq!(bench.containerd.digest(&reference).unwrap(), digest);
+}
+
+/// With the credentials that Docker keeps; all of it comes, is proven and the same as an ordinary pull.
+#[test]
+fn an_own_image_behind_a_login_is_proven() {
+    if !is_root() {
+        return skip("an_own_image_behind_a_login_is_proven", "not root");
+    }
+    let (user, password) = ("somebody", "secret");
+    let login = Some((user.to_owned(), password.to_owned()));
+    let options = RegistryOptions { empty: true, login, ..RegistryOptions::default() };
+    let registry = Registry::start_with(&Node::Machine, &options).unwrap();
+    registry.push("tiny", REPOSITORY, "latest").unwrap();
+    let scratch = Scratch::new().unwrap();
+    let (_, basic) = web::basic(user, password);
+    let auth = basic.strip_prefix("Basic ").unwrap();
+    let auths = json!({"auths": {registry.at().to_string(): {"auth": auth}}});
+    let docker = scratch.write("config.json", &auths.to_string()).unwrap();
+    let bench = Bench::start_with(&format!("docker_config = '{}'\n", docker.display()));
+    let login = format!("{user}:{password}");
+    let digest = convert(&bench.containerd, &registry, REPOSITORY, Some(&login));
+    let reference = format!("{}/{REPOSITORY}@{digest}", registry.at());
+    let begun = Moment::now();
+    let pull = ["images", "rpull", "--plain-http", "--user", &login, "--snapshotter", Snapshotter::NAME, &reference];
+    run(bench.containerd.ctr_remote().args(pull)).unwrap();
+    bench.assert_lazy();
+    let ours = bench.tree(Snapshotter::NAME, &top_of(&bench, Snapshotter::NAME)).unwrap();
+    bench.wait_proven();
+    let pull = ["images", "pull", "--plain-http", "--user", &login, "--snapshotter", ORDINARY, &reference];
+    run(bench.containerd.ctr().args(pull)).unwrap();
+    let theirs = bench.tree(ORDINARY, &top_of(&bench, ORDINARY)).unwrap();
+    begun.assert_same(&theirs.without_estargz(), &ours.without_estargz()).unwrap();
+}
+
+/// A TOC that tells another story than its tar, as its image's author may have written it, is found out once all bytes are here;
+/// and so is a layer that is not the one that the chain commits to.
+#[test]
+fn a_toc_that_lies_is_found_out() {
+    if !is_root() {
+        return skip("a_toc_that_lies_is_found_out", "not root");
+    }
+    let (world, own) = (World::empty(), World::bare());
+    // A twin of ours serves as a layer, with its TOC changed.
+    let plain = Tar::new().dir("./").file("./program", b"contents").end();
+    let gzip = crate::compressed::gzip(&plain);
+    let source = push::layer(&world.registry, REPOSITORY, GZIP, gzip.into(), e2e::digest(&plain));
+    let image = push::image(&world.registry, REPOSITORY, "latest", &[source]);
+    world.pinned(REPOSITORY);
+    let headers = [("accept", web::MANIFEST_TYPES), ("firstlight-view", "estargz")];
+    let shown = || {
+        let answer = world.proxy.request("GET", &format!("/v2/{REPOSITORY}/manifests/latest"), &headers)?;
+        let is_converted = answer.header("firstlight-source-digest").is_some_and(|source| source == image);
+        Ok(is_converted.then(|| answer.json()).transpose()?)
+    };
+    let shown = e2e::wait::until("the converted form", std::time::Duration::from_secs(300), shown).unwrap();
+    let twin = format!("/v2/{REPOSITORY}/blobs/{}", shown["layers"][0]["digest"].as_str().unwrap());
+    let twin = world.proxy.request("GET", &twin, &[]).unwrap().body;
+
+    let bench = Bench::start();
+    let mut toc = json!(null);
+    let altered = with_other_toc(&twin, |found| {
+        let entries = found["entries"].as_array_mut().unwrap();
+        let program = entries.iter_mut().find(|entry| entry["name"] == "./program").unwrap();
+        program["mode"] = 0o4755.into();
+        toc = found.clone();
+    });
+    let diff_id = e2e::digest(&gunzip(&altered));
+    let layer = push::layer(&own, REPOSITORY, GZIP, altered.into(), diff_id.clone());
+    let reference = push_own(&own, &layer, &toc.to_string(), &layer);
+    bench.containerd.pull_lazily(Snapshotter::NAME, &reference).unwrap();
+    bench.assert_lazy();
+    let tree = bench.tree(Snapshotter::NAME, &diff_id).unwrap();
+    let program = &tree.entries[Path::new("program")];
+    assert!(
+        matches!(program.kind, Kind::File(..)) && program.mode & 0o7777 == 0o4755,
+        "until it is proven it is believed"
+    );
+    bench.wait_log("type or mode of /program");
+    bench.wait_log("nothing of it is shown any more");
+    assert!(bench.tree(Snapshotter::NAME, &diff_id).is_err());
+
+    // A layer under the config of another one.
+    let genuine = Layer { diff_id: e2e::digest(b"another tar"), ..layer.clone() };
+    let reference = push_own(&own, &layer, &toc.to_string(), &genuine);
+    bench.containerd.pull_lazily(Snapshotter::NAME, &reference).unwrap();
+    bench.wait_log(&format!("uppermost layer of chain {}", genuine.diff_id));
+}
+
+/// Pushes an image of a layer with a TOC and the config of another one, and returns its reference.
+fn push_own(registry: &Registry, layer: &Layer, toc: &str, configured: &Layer) -> String {
+    let config = push::config(registry, REPOSITORY, std::slice::from_ref(configured));
+    let mut descriptor = layer.descriptor();
+    descriptor["annotations"] = json!({TOC_DIGEST: e2e::digest(toc.as_bytes())});
+    let document = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [descriptor]});
+    let digest = push::manifest(registry, REPOSITORY, "latest", MANIFEST, &document);
+    format!("{}/{REPOSITORY}@{digest}", registry.at())
+}
