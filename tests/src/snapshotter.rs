@@ -85,8 +85,13 @@ impl Snapshotter {
 
     /// Returns the lines of containerd's configuration that name it.
     pub fn plugin(&self) -> String {
-        let address = self.scratch.join("s.sock");
+        let address = self.address();
         format!("[proxy_plugins.{}]\ntype = 'snapshot'\naddress = '{}'\n", Self::NAME, address.display())
+    }
+
+    /// Returns the path of its socket.
+    pub fn address(&self) -> PathBuf {
+        self.scratch.join("s.sock")
     }
 
     /// Returns the folder that holds the folders of all snapshots.

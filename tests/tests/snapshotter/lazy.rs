@@ -111,7 +111,7 @@ impl World {
     }
 
     /// Returns the size of an image's layers, as they are pulled.
-    fn size(&self, repository: &str, digest: &str) -> u64 {
+    pub(crate) fn size(&self, repository: &str, digest: &str) -> u64 {
         let path = format!("/v2/{repository}/manifests/{digest}");
         let manifest = self.proxy.request("GET", &path, &[("accept", web::MANIFEST_TYPES)]).unwrap().json().unwrap();
         manifest["layers"].as_array().unwrap().iter().map(|layer| layer["size"].as_u64().unwrap()).sum()

@@ -1,0 +1,144 @@
+//! containerd's CRI plugin, driven by `crictl` as a kubelet would.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use crate::cgroup::Cgroup;
+use crate::{Node, Proc, Scratch, Snapshotter, example, run, wait, workspace};
+
+/// Nothing of a healthy test takes longer.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// A `containerd` with its CRI plugin on a snapshotter of ours.
+#[derive(Debug)]
+pub struct Cri {
+    proc: Proc,
+    cgroup: Cgroup,
+    _node: Node,
+    socket: PathBuf,
+    scratch: Scratch,
+}
+
+impl Cri {
+    /// Starts a daemon as `docs/examples/snapshotter/containerd.toml` says; `pause` is the image that pods are held by.
+    ///
+    /// # Errors
+    /// It is not ready after a minute; the error carries its log.
+    pub fn start(snapshotter: &Snapshotter, pause: &str) -> Result<Self> {
+        let scratch = Scratch::new()?;
+        let (dir, socket) = (scratch.path().display(), scratch.join("c.sock"));
+        let folders = format!(
+            "version = 2\nroot = '{dir}/root'\nstate = '{dir}/state'\n\
+             disabled_plugins = ['io.containerd.internal.v1.opt']\n"
+        );
+        let address = snapshotter.address().display().to_string();
+        let replaced =
+            [("version = 2\n", folders.as_str()), ("/run/firstlight-snapshotter/snapshotter.sock", address.as_str())];
+        let config = example("snapshotter/containerd.toml", &replaced)?;
+        let cri = "[plugins.'io.containerd.grpc.v1.cri']\nrestrict_oom_score_adj = true\nstream_server_port = '0'\n";
+        let config = format!("{config}\n[grpc]\naddress = '{}'\n{cri}sandbox_image = '{pause}'\n", socket.display());
+        let config = scratch.write("config.toml", &config)?;
+        // It keeps the sockets of its shims in /run/containerd, wherever its state is.
+        let node = Node::Machine.with_mounts()?;
+        let mut command = node.command("containerd");
+        command.arg("-c").arg(config);
+        let cgroup = Cgroup::new(&scratch);
+        let mut proc = Proc::start(&command, &scratch.join("containerd.log"))?;
+        proc.ready(|| run(crictl(&socket).arg("version")).is_ok())?;
+        Ok(Self { proc, cgroup, _node: node, socket, scratch })
+    }
+
+    /// Returns a `crictl` command for this daemon.
+    pub fn crictl(&self) -> Command {
+        crictl(&self.socket)
+    }
+
+    /// Returns what the daemon has logged.
+    pub fn log(&self) -> String {
+        self.proc.log()
+    }
+
+    /// Runs a command in a container of an image, in a pod of its own, and returns its output.
+    ///
+    /// # Errors
+    /// The container failed; the error carries its output.
+    pub fn run(&self, reference: &str, arguments: &[&str]) -> Result<String> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("firstlight-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let logs = self.scratch.folder("logs")?;
+        // The node's own network, processes and IPC: there is no CNI here.
+        let pod = json!({
+            "metadata": {"name": name, "uid": name, "namespace": "default"},
+            "log_directory": logs,
+            "linux": {
+                "cgroup_parent": self.cgroup.path(),
+                "security_context": {"namespace_options": {"network": 2, "pid": 2, "ipc": 2}},
+            },
+        });
+        let container = json!({
+            "metadata": {"name": name},
+            "image": {"image": reference},
+            "command": arguments,
+            "log_path": format!("{name}.log"),
+            "linux": {"security_context": {"namespace_options": {"network": 2, "pid": 2, "ipc": 2}}},
+        });
+        let pod = self.scratch.write(&format!("{name}.pod.json"), &pod.to_string())?;
+        let container = self.scratch.write(&format!("{name}.json"), &container.to_string())?;
+        let id = run(self.crictl().args(["run", "--no-pull"]).arg(container).arg(&pod))?;
+        let ended = || {
+            let state: Value = serde_json::from_str(&run(self.crictl().args(["inspect", &id]))?)?;
+            let status = &state["status"];
+            Ok((status["state"] == "CONTAINER_EXITED").then(|| status["exitCode"].as_i64()))
+        };
+        let code = wait::until("the container's end", LIMIT, ended)?;
+        let said = run(self.crictl().args(["logs", &id]))?;
+        let pods = run(self.crictl().args(["pods", "-q", "--name", &name]))?;
+        run(self.crictl().args(["rmp", "-f"]).args(pods.lines()))?;
+        if code != Some(0) {
+            bail!("{code:?}: {said}");
+        }
+        Ok(said)
+    }
+
+    /// Returns the digests under which an image is known.
+    ///
+    /// # Errors
+    /// There is no such image.
+    pub fn digests(&self, reference: &str) -> Result<Vec<String>> {
+        let told: Value = serde_json::from_str(&run(self.crictl().args(["inspecti", reference]))?)?;
+        let digests = told["status"]["repoDigests"].as_array().with_context(|| told.to_string())?;
+        Ok(digests.iter().filter_map(|digest| Some(digest.as_str()?.to_owned())).collect())
+    }
+}
+
+impl Drop for Cri {
+    fn drop(&mut self) {
+        // Pods outlive their daemon.
+        let pods = run(self.crictl().args(["pods", "-q"])).unwrap_or_default();
+        if !pods.is_empty() {
+            let _gone = run(self.crictl().args(["rmp", "-f"]).args(pods.lines()));
+        }
+    }
+}
+
+fn crictl(socket: &std::path::Path) -> Command {
+    let mut command = Command::new(workspace("target/deploy-tools/crictl"));
+    let socket = format!("unix://{}", socket.display());
+    // No file of the machine's own is read.
+    command.args([
+        "--config",
+        "/dev/null",
+        "--timeout",
+        "120s",
+        "--runtime-endpoint",
+        &socket,
+        "--image-endpoint",
+        &socket,
+    ]);
+    command
+}

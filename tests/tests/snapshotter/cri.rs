@@ -1,0 +1,57 @@
+//! Images that a kubelet asks for.
+
+use e2e::{Cri, Registry, is_root, run, skip};
+use serde_json::json;
+
+use crate::lazy::{BULKY, World, document};
+use crate::push;
+
+/// Pushes the image that holds pods, and returns its reference.
+fn push_pause(registry: &Registry) -> String {
+    registry.push("tiny", "team/pause", "base").unwrap();
+    let base = registry.digest("team/pause", "base").unwrap();
+    let mut manifest = document(registry, "team/pause", &format!("manifests/{base}"));
+    let config = format!("blobs/{}", manifest["config"]["digest"].as_str().unwrap());
+    let mut config = document(registry, "team/pause", &config);
+    config["config"]["Cmd"] = json!(["/bin/sleep", "86400"]);
+    let config = config.to_string();
+    let digest = push::blob(registry, "team/pause", config.clone().into());
+    manifest["config"] = push::descriptor(push::CONFIG, &digest, config.len());
+    manifest["mediaType"] = push::MANIFEST.into();
+    push::manifest(registry, "team/pause", "latest", push::MANIFEST, &manifest);
+    format!("{}/team/pause:latest", registry.at())
+}
+
+/// Pulled and run through CRI, by its original digest, an image starts before it is here; and many pulls of it at once fetch
+/// nothing twice.
+#[test]
+fn a_kubelet_starts_an_image_before_it_is_here() {
+    if !is_root() {
+        return skip("a_kubelet_starts_an_image_before_it_is_here", "not root");
+    }
+    let world = World::around(World::bare(), "fill_after = '1h'\n");
+    world.push_bulky();
+    let pause = push_pause(&world.registry);
+    let (reference, digest) = world.pinned(BULKY);
+    let cri = Cri::start(&world.bench.snapshotter, &pause).unwrap();
+    std::thread::scope(|scope| {
+        let pulls: Vec<_> = (0..20).map(|_| scope.spawn(|| run(cri.crictl().args(["pull", &reference])))).collect();
+        pulls.into_iter().for_each(|pull| drop(pull.join().unwrap().unwrap()));
+    });
+    let digests = cri.digests(&reference).unwrap();
+    assert!(digests.iter().any(|known| known.ends_with(&digest)), "{digests:?}");
+    let tocs = world.relay.seen_at("/_firstlight/toc/");
+    let mut asked: Vec<&str> = tocs.iter().map(|seen| seen.path.as_str()).collect();
+    asked.sort_unstable();
+    let count = asked.len();
+    asked.dedup();
+    assert_eq!(asked.len(), count, "a TOC was fetched twice");
+    let before = world.proxy.metric("firstlight_served_bytes_total").unwrap();
+    let said = cri.run(&reference, &["python3", "-c", "print(6 * 7)"]);
+    assert_eq!(said.unwrap(), "42", "{}\n{}", world.bench.snapshotter.log(), cri.log());
+    let log = world.bench.snapshotter.log();
+    assert!(!log.lines().any(|line| line.contains("ordinary way") && line.contains(BULKY)), "{log}");
+    let fetched = world.proxy.metric("firstlight_served_bytes_total").unwrap() - before;
+    let all = world.size(BULKY, &digest) as f64;
+    assert!(fetched < all * 0.05, "{fetched} of {all} bytes");
+}
