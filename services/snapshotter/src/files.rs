@@ -26,10 +26,13 @@ pub(crate) struct LazyMount {
 }
 
 /// Has the kernel forget all it knows of a snapshot that has so many inodes.
-pub(crate) fn forget(notifier: &Notifier, snapshot: u64, inodes: u64) {
-    notifier.forget_name(fuse::ROOT, &snapshot.to_string());
-    for inode in 0..u32::try_from(inodes).unwrap_or(u32::MAX) {
-        notifier.forget_node(number(snapshot, inode));
+pub(crate) fn forget(notifiers: &[Notifier], snapshot: u64, inodes: u64) {
+    // It is in one of the mounts, and the others do not mind.
+    for notifier in notifiers {
+        notifier.forget_name(fuse::ROOT, &snapshot.to_string());
+        for inode in 0..u32::try_from(inodes).unwrap_or(u32::MAX) {
+            notifier.forget_node(number(snapshot, inode));
+        }
     }
 }
 
@@ -184,23 +187,35 @@ fn read(runtime: &Handle, mounted: &Arc<Mounted>, inode: u32, offset: u64, size:
             buffer.resize(length, 0);
         }
         match layer.read_now(chunks.clone(), data.start, &mut buffer[..length]) {
-            Some(read) => give(read.map(|()| &buffer[..length]), reply),
+            Some(read) => {
+                if is_program(offset, &buffer[..length]) {
+                    let _in = runtime.enter();
+                    layer.read_ahead(layer.tree.chunks_of(inode));
+                }
+                give(read.map(|()| &buffer[..length]), reply);
+            }
             None => {
                 let (layer, mounted) = (Arc::clone(layer), Arc::clone(mounted));
+                let file = layer.tree.chunks_of(inode);
                 runtime.spawn(async move {
                     // What has come may be evicted before it is read, but not again and again.
                     for _ in 0..READ_TRIES {
                         if layer.want(chunks.clone(), Wanted::Bytes).await.is_err() {
                             return reply.error(Errno::IO);
                         }
-                        let (layer, chunks) = (Arc::clone(&layer), chunks.clone());
+                        let (from, chunks) = (Arc::clone(&layer), chunks.clone());
                         let read = telemetry::blocking(move || {
                             let mut buffer = vec![0; length];
-                            layer.read_now(chunks, data.start, &mut buffer).map(|read| read.map(|()| buffer))
+                            from.read_now(chunks, data.start, &mut buffer).map(|read| read.map(|()| buffer))
                         });
                         match read.await {
                             _ if mounted.is_refused() => return reply.error(Errno::IO),
-                            Some(Ok(bytes)) => return give(Ok(&bytes), reply),
+                            Some(Ok(bytes)) => {
+                                if is_program(offset, &bytes) {
+                                    layer.read_ahead(file);
+                                }
+                                return give(Ok(&bytes), reply);
+                            }
                             Some(Err(error)) => return give(Err(error), reply),
                             None => {}
                         }
@@ -210,6 +225,11 @@ fn read(runtime: &Handle, mounted: &Arc<Mounted>, inode: u32, offset: u64, size:
             }
         }
     });
+}
+
+/// Tells whether a file is a program or a library, by its first bytes: much of it is read soon, in no order.
+fn is_program(offset: u64, bytes: &[u8]) -> bool {
+    offset == 0 && bytes.starts_with(b"\x7fELF")
 }
 
 fn give(read: std::io::Result<&[u8]>, reply: Reply) {

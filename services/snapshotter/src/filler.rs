@@ -38,7 +38,7 @@ pub(crate) struct Filler {
     pub(crate) snapshots: Arc<Snapshots>,
     pub(crate) layers: Arc<Layers>,
     pub(crate) root: PathBuf,
-    pub(crate) notifier: Notifier,
+    pub(crate) notifiers: Vec<Notifier>,
     /// How long a new layer is left alone: what starts now needs the network more.
     pub(crate) after: Duration,
     pub(crate) shutdown: Shutdown,
@@ -157,9 +157,9 @@ impl Filler {
 
     /// Has the kernel forget what it knows of a layer that is refused.
     async fn forget(&self, origin: &Origin, inodes: u64) {
-        let (snapshots, notifier, origin) = (Arc::clone(&self.snapshots), self.notifier.clone(), origin.clone());
+        let (snapshots, notifiers, origin) = (Arc::clone(&self.snapshots), self.notifiers.clone(), origin.clone());
         let forget = move || match snapshots.ids_of(&origin) {
-            Ok(ids) => ids.into_iter().for_each(|id| files::forget(&notifier, id, inodes)),
+            Ok(ids) => ids.into_iter().for_each(|id| files::forget(&notifiers, id, inodes)),
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
                 tracing::error!(error, "the kernel may still show a refused layer");

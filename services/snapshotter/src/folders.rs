@@ -12,7 +12,32 @@ use crate::SnapshotError;
 #[derive(Debug)]
 pub(crate) struct Folders {
     root: PathBuf,
-    lazy: PathBuf,
+    above: PathBuf,
+}
+
+/// Where the files of a snapshot are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In a folder of its own.
+    Unpacked,
+    /// In the file system of layers whose bytes come when they are read.
+    Lazy,
+    /// In the one of those of them that have no extended attributes.
+    Bare,
+}
+
+impl Place {
+    /// The file systems that are ours.
+    pub(crate) const LAZY: [Self; 2] = [Self::Lazy, Self::Bare];
+
+    /// Returns where the snapshots of this kind are, below the root of all.
+    pub(crate) fn folder(self, root: &Path) -> PathBuf {
+        root.join(match self {
+            Self::Unpacked => "snapshots",
+            Self::Lazy => "lazy",
+            Self::Bare => "bare",
+        })
+    }
 }
 
 /// What the root of a new snapshot looks like.
@@ -26,12 +51,11 @@ pub(crate) struct Root {
 impl Folders {
     /// Opens the folders below `root`, which is made if it is not there.
     pub(crate) fn open(root: &Path) -> Result<Self, SnapshotError> {
-        let lazy = root.join("lazy");
-        let root = root.join("snapshots");
+        let (above, root) = (root.to_owned(), Place::Unpacked.folder(root));
         fs::create_dir_all(&root).map_err(|error| SnapshotError::io("make the folder", &root, error))?;
         let only_ours = fs::set_permissions(&root, Permissions::from_mode(0o700));
         only_ours.map_err(|error| SnapshotError::io("set the mode of", &root, error))?;
-        Ok(Self { root, lazy })
+        Ok(Self { root, above })
     }
 
     fn of(&self, id: u64) -> PathBuf {
@@ -43,9 +67,12 @@ impl Folders {
         self.of(id).join("fs")
     }
 
-    /// Returns where a lazy snapshot is mounted.
-    pub(crate) fn lazy(&self, id: u64) -> PathBuf {
-        self.lazy.join(id.to_string())
+    /// Returns where the files of a snapshot are seen.
+    pub(crate) fn shown(&self, id: u64, place: Place) -> PathBuf {
+        match place {
+            Place::Unpacked => self.fs(id),
+            Place::Lazy | Place::Bare => place.folder(&self.above).join(id.to_string()),
+        }
     }
 
     /// Returns what the root of a snapshot looks like that has a folder.

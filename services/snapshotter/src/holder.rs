@@ -1,6 +1,6 @@
-//! The holder: a process that keeps the FUSE descriptor, so that what is mounted outlives the snapshotter.
+//! The holder: a process that keeps the FUSE descriptors, so that what is mounted outlives the snapshotter.
 //!
-//! It does as little as can be done, so that it need never be restarted. A snapshotter connects, takes the descriptor that an
+//! It does as little as can be done, so that it need never be restarted. A snapshotter connects, takes the descriptors that an
 //! earlier one left, or leaves its own. While none is connected, whoever reads waits; when none has come for a while, the holder
 //! answers every request with EIO, so that nobody waits for ever, until one comes.
 
@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -24,11 +24,13 @@ use crate::fuse;
 
 /// Connections without a word that are kept.
 const MOST_CALLERS: usize = 8;
-/// A snapshotter asks for the descriptor.
+/// The descriptors that come with a word, at most.
+const MOST_DEVICES: usize = 4;
+/// A snapshotter asks for the descriptors.
 const TAKE: u8 = b'T';
-/// A snapshotter leaves one, which comes with the word.
+/// A snapshotter leaves some, which come with the word.
 const KEEP: u8 = b'K';
-/// The answers: one that comes with the word, none, done.
+/// The answers: some that come with the word, none, done.
 const HERE: u8 = b'F';
 const NONE: u8 = b'N';
 const KEPT: u8 = b'O';
@@ -60,7 +62,7 @@ pub fn hold(socket: &Path, grace: Duration) -> anyhow::Result<()> {
         grace,
         client: None,
         callers: VecDeque::new(),
-        device: None,
+        devices: Vec::new(),
         alone: Alone::Since(Instant::now()),
     };
     loop {
@@ -74,7 +76,7 @@ struct Holder {
     client: Option<UnixStream>,
     /// Who has connected and not said a word yet.
     callers: VecDeque<UnixStream>,
-    device: Option<File>,
+    devices: Vec<File>,
     alone: Alone,
 }
 
@@ -91,7 +93,7 @@ impl Holder {
     fn step(&mut self) -> io::Result<()> {
         self.give_up_waiting();
         let timeout = match &self.alone {
-            Alone::Since(since) if self.client.is_none() && self.device.is_some() => {
+            Alone::Since(since) if self.client.is_none() && !self.devices.is_empty() => {
                 let left = self.grace.saturating_sub(since.elapsed()) + Duration::from_millis(1);
                 Timespec::try_from(left).ok()
             }
@@ -100,7 +102,7 @@ impl Holder {
         let answers = self.client.is_none() && matches!(self.alone, Alone::Answering);
         let mut polled = vec![PollFd::new(&self.listener, PollFlags::IN)];
         polled.extend(self.client.as_ref().map(|client| PollFd::new(client, PollFlags::IN)));
-        polled.extend(self.device.as_ref().filter(|_| answers).map(|device| PollFd::new(device, PollFlags::IN)));
+        polled.extend(self.devices.iter().filter(|_| answers).map(|device| PollFd::new(device, PollFlags::IN)));
         let before_callers = polled.len();
         polled.extend(self.callers.iter().map(|caller| PollFd::new(caller, PollFlags::IN)));
         match poll(&mut polled, timeout.as_ref()) {
@@ -115,8 +117,12 @@ impl Holder {
                 self.callers.pop_front();
             }
             self.callers.push_back(self.listener.accept()?.0);
-        } else if happened.get(1) == Some(&true) {
-            if self.client.is_some() { self.serve() } else { self.refuse() }
+        } else if self.client.is_some() {
+            if happened.get(1) == Some(&true) {
+                self.serve();
+            }
+        } else if let Some(device) = happened[1..before_callers].iter().position(|happened| *happened) {
+            self.refuse(device);
         }
         Ok(())
     }
@@ -133,10 +139,10 @@ impl Holder {
     }
 
     fn give_up_waiting(&mut self) {
-        let (Alone::Since(since), None, Some(device)) = (&self.alone, &self.client, &self.device) else { return };
-        if since.elapsed() >= self.grace {
+        let (Alone::Since(since), None) = (&self.alone, &self.client) else { return };
+        if since.elapsed() >= self.grace && !self.devices.is_empty() {
             tracing::error!("no snapshotter came back: whoever reads what is not here gets an error now");
-            fuse::resend(device);
+            self.devices.iter().for_each(fuse::resend);
             self.alone = Alone::Answering;
         }
     }
@@ -145,13 +151,11 @@ impl Holder {
     fn serve(&mut self) {
         let Some(client) = &self.client else { return };
         let served = match receive(client) {
-            Ok(Some((TAKE, _))) => match &self.device {
-                Some(device) => send(client, HERE, Some(device)),
-                None => send(client, NONE, None),
-            },
-            Ok(Some((KEEP, Some(device)))) => {
-                self.device = Some(device.into());
-                send(client, KEPT, None)
+            Ok(Some((TAKE, _))) if self.devices.is_empty() => send(client, NONE, &[]),
+            Ok(Some((TAKE, _))) => send(client, HERE, &self.devices),
+            Ok(Some((KEEP, devices))) if !devices.is_empty() => {
+                self.devices = devices.into_iter().map(File::from).collect();
+                send(client, KEPT, &[])
             }
             Ok(Some(_) | None) => Err(ErrorKind::UnexpectedEof.into()),
             Err(error) => Err(error),
@@ -164,12 +168,10 @@ impl Holder {
     }
 
     /// Answers a request of the kernel with EIO.
-    fn refuse(&mut self) {
-        if let Some(device) = &self.device
-            && !fuse::refuse(device)
-        {
+    fn refuse(&mut self, device: usize) {
+        if self.devices.get(device).is_some_and(|device| !fuse::refuse(device)) {
             // What was mounted is gone.
-            self.device = None;
+            self.devices.remove(device);
         }
     }
 }
@@ -186,25 +188,25 @@ impl Held {
         UnixStream::connect(socket).ok().map(|holder| Self { holder })
     }
 
-    /// Returns the descriptor that an earlier snapshotter left.
+    /// Returns the descriptors that an earlier snapshotter left, as it left them.
     ///
     /// # Errors
     /// The holder went away.
-    pub(crate) fn take(&self) -> io::Result<Option<File>> {
-        send(&self.holder, TAKE, None)?;
+    pub(crate) fn take(&self) -> io::Result<Vec<File>> {
+        send(&self.holder, TAKE, &[])?;
         match receive(&self.holder)? {
-            Some((HERE, Some(device))) => Ok(Some(device.into())),
-            Some((NONE, _)) => Ok(None),
+            Some((HERE, devices)) => Ok(devices.into_iter().map(File::from).collect()),
+            Some((NONE, _)) => Ok(Vec::new()),
             _ => Err(ErrorKind::UnexpectedEof.into()),
         }
     }
 
-    /// Leaves a descriptor for a later one.
+    /// Leaves descriptors for a later one, in place of those that were left before.
     ///
     /// # Errors
     /// The holder went away.
-    pub(crate) fn keep(&self, device: &File) -> io::Result<()> {
-        send(&self.holder, KEEP, Some(device))?;
+    pub(crate) fn keep(&self, devices: &[File]) -> io::Result<()> {
+        send(&self.holder, KEEP, devices)?;
         match receive(&self.holder)? {
             Some((KEPT, _)) => Ok(()),
             _ => Err(ErrorKind::UnexpectedEof.into()),
@@ -212,26 +214,28 @@ impl Held {
     }
 }
 
-fn send(stream: &UnixStream, word: u8, device: Option<&File>) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+fn send(stream: &UnixStream, word: u8, devices: &[File]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DEVICES))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let devices = device.map(|device| [device.as_fd()]);
-    if let Some(devices) = &devices {
-        ancillary.push(SendAncillaryMessage::ScmRights(devices));
+    let devices: Vec<BorrowedFd<'_>> = devices.iter().map(AsFd::as_fd).collect();
+    if !devices.is_empty() {
+        ancillary.push(SendAncillaryMessage::ScmRights(&devices));
     }
     rustix::net::sendmsg(stream, &[IoSlice::new(&[word])], &mut ancillary, SendFlags::NOSIGNAL)?;
     Ok(())
 }
 
-fn receive(stream: &UnixStream) -> io::Result<Option<(u8, Option<OwnedFd>)>> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+fn receive(stream: &UnixStream) -> io::Result<Option<(u8, Vec<OwnedFd>)>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DEVICES))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut word = [0];
     let received =
         rustix::net::recvmsg(stream, &mut [IoSliceMut::new(&mut word)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
-    let device = ancillary.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut devices) => devices.next(),
-        _ => None,
-    });
-    Ok((received.bytes > 0).then_some((word[0], device)))
+    let mut devices = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(sent) = message {
+            devices.extend(sent);
+        }
+    }
+    Ok((received.bytes > 0).then_some((word[0], devices)))
 }

@@ -43,6 +43,10 @@ const WINDOW_PART: u64 = 512;
 const LEAST_WINDOW: u64 = 128 << 10;
 const FIRST_WINDOW: u64 = 1 << 20;
 const MOST_WINDOW: u64 = 8 << 20;
+/// How near in the blob two misses lie, at most, of which the second is met with a larger window.
+const NEAR: u64 = 4 << 20;
+/// The largest program that is fetched whole once its first bytes were read, in bytes of the blob.
+const MOST_AHEAD: u64 = 16 << 20;
 /// The most places that a layer's bytes come from.
 const MOST_SOURCES: usize = 8;
 /// The most of a blob that is held in memory at once: a large TOC.
@@ -103,6 +107,8 @@ pub(crate) struct Layer {
     /// The chunk behind the last run, and how much is fetched at once.
     next: AtomicU32,
     window: AtomicU64,
+    /// Where in the blob it lay.
+    last_miss: AtomicU64,
     folder: PathBuf,
     /// Where the TOC begins in the blob, once that was asked.
     end: OnceLock<u64>,
@@ -131,6 +137,8 @@ pub(crate) struct Counts {
 pub(crate) enum Wanted {
     /// Its bytes, by somebody who waits.
     Bytes,
+    /// Its bytes, by somebody who is about to.
+    Ahead,
     /// What lies behind it, too.
     Tar,
 }
@@ -254,6 +262,7 @@ impl Layer {
             running: Mutex::default(),
             next: AtomicU32::new(u32::MAX),
             window: AtomicU64::new(LEAST_WINDOW),
+            last_miss: AtomicU64::new(u64::MAX / 2),
             folder: folder.to_owned(),
             end: OnceLock::new(),
             verdicts: Verdicts::open(folder).map_err(|source| OpenError::Io { path: folder.to_owned(), source })?,
@@ -442,6 +451,7 @@ impl Layer {
     fn run_for(self: &Arc<Self>, chunk: u32, end: u32, wanted: Wanted) -> Option<Arc<Run>> {
         let is_here = |chunk| match wanted {
             Wanted::Bytes => self.data.is_checked(chunk),
+            Wanted::Ahead => self.data.is_present(chunk),
             Wanted::Tar => self.data.is_whole(chunk),
         };
         let mut running = self.running();
@@ -452,7 +462,7 @@ impl Layer {
         if let Some(run) = running.get(&chunk) {
             return Some(Arc::clone(run));
         }
-        let window = if wanted == Wanted::Bytes { self.window_at(chunk) } else { 0 };
+        let (window, behind) = if wanted == Wanted::Bytes { self.window_at(chunk) } else { (0, 0) };
         let chunks = self.tree.chunks();
         let mut last = chunk + 1;
         while (last as usize) < chunks.len()
@@ -466,19 +476,40 @@ impl Layer {
         if wanted == Wanted::Bytes {
             self.next.store(last, Ordering::Relaxed);
         }
-        let run = Arc::new(Run::new(chunk..last, end, wanted));
+        let asked = if wanted == Wanted::Ahead { chunk } else { end };
+        let run = Arc::new(Run::new(chunk..last, asked, wanted));
         running.extend((chunk..last).map(|chunk| (chunk, Arc::clone(&run))));
         drop(running);
         tokio::spawn(Arc::clone(&run).fetch(Arc::clone(self)));
+        let from = chunks[chunk as usize].offset.saturating_sub(behind);
+        let first =
+            chunks[..chunk as usize].iter().rposition(|before| before.offset < from).map_or(0, |at| at + 1) as u32;
+        (first..chunk).for_each(|before| drop(self.run_for(before, chunk, Wanted::Ahead)));
         Some(run)
     }
 
-    /// Returns how much is fetched behind a miss.
-    fn window_at(&self, chunk: u32) -> u64 {
+    /// Begins to fetch what is missing of a file that is read in no order, as programs are; nobody waits for it yet.
+    pub(crate) fn read_ahead(self: &Arc<Self>, file: Range<u32>) {
+        let span = self.span(file.clone());
+        if span.end.saturating_sub(span.start) <= MOST_AHEAD {
+            file.clone().for_each(|chunk| drop(self.run_for(chunk, file.end, Wanted::Ahead)));
+        }
+    }
+
+    /// Returns how much is fetched behind a miss, and how much before it.
+    fn window_at(&self, chunk: u32) -> (u64, u64) {
+        let at = self.tree.chunks()[chunk as usize].offset;
+        let before = self.last_miss.swap(at, Ordering::Relaxed);
         let is_next = self.next.load(Ordering::Relaxed) == chunk;
+        let is_near = at.abs_diff(before) <= NEAR;
         let first = (self.size / WINDOW_PART).clamp(LEAST_WINDOW, FIRST_WINDOW);
-        let window = if is_next { (self.window.load(Ordering::Relaxed) * 2).min(MOST_WINDOW) } else { first };
+        let doubled = self.window.load(Ordering::Relaxed) * 2;
+        let window = match (is_next, is_near) {
+            (true, _) => doubled.min(MOST_WINDOW),
+            (false, true) => doubled.min(FIRST_WINDOW),
+            (false, false) => first,
+        };
         self.window.store(window, Ordering::Relaxed);
-        window
+        (window, if is_near && !is_next { window / 2 } else { 0 })
     }
 }

@@ -38,6 +38,8 @@ pub(crate) struct Origin {
     pub(crate) toc: Toc,
     /// The layer's plain tar, which the chain commits to.
     pub(crate) expected: Expected,
+    /// Whether nothing that it shows has an extended attribute.
+    pub(crate) is_bare: bool,
 }
 
 /// Who is asked for the bytes of a twin.
@@ -154,6 +156,7 @@ impl Origin {
             twin_size: twin.twin.size,
             toc: twin.toc.clone(),
             expected: Expected::tar(twin.diff_id.clone(), twin.tail.clone()),
+            is_bare: false,
         }
     }
 
@@ -315,6 +318,7 @@ impl Layers {
             twin_size: size,
             toc: Toc { digest: toc.clone(), size: 0 },
             expected: Expected { commitment: Commitment::Chain { below, chain: wanted.chain.clone() }, tail: None },
+            is_bare: false,
         })
     }
 

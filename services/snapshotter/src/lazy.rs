@@ -186,9 +186,11 @@ impl Lazy {
         labels.insert(REMOTE.to_owned(), "remote snapshot".to_owned());
         let (snapshots, parent, name) =
             (Arc::clone(&self.snapshots), parent.map(str::to_owned), wanted.chain.to_string());
-        let added = telemetry::blocking(move || snapshots.add_lazy(&name, parent.as_deref(), labels, origin)).await;
+        let (files, add) = (layer.tree.inodes(), layer);
+        let added =
+            telemetry::blocking(move || snapshots.add_lazy(&name, parent.as_deref(), labels, origin, add)).await;
         tracing::info!(
-            chain = %wanted.chain, layer = %wanted.layer, files = layer.tree.inodes(), "a layer is mounted before it is here"
+            chain = %wanted.chain, layer = %wanted.layer, files, "a layer is mounted before it is here"
         );
         match added {
             // Another pull of the same image was as fast.

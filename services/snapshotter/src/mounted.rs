@@ -1,6 +1,6 @@
 //! [`Mounted`]: a layer as one snapshot shows it. Folders that the layer only implies look as they do in the layers below.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -16,6 +16,8 @@ pub(crate) struct Mounted {
     verdict: Arc<Verdict>,
     /// Folders that look otherwise than the layer alone would have them.
     implied: HashMap<u32, Folder>,
+    /// Folders that hide something. Docker marks every new folder, of which nothing is below.
+    opaque: HashSet<u32>,
 }
 
 /// What a folder looks like.
@@ -48,9 +50,12 @@ enum Found {
 impl Mounted {
     /// Returns the layer on top of others, the nearest first.
     pub(crate) fn new(layer: Arc<Layer>, expected: &Expected, below: &[Below<'_>]) -> Self {
-        let paths = layer.tree.implied_paths().into_iter();
-        let implied = paths.filter_map(|(folder, path)| Some((folder, below_at(&path, below)?))).collect();
-        Self { verdict: layer.verdict(expected), layer, implied }
+        let (tree, at) = (&layer.tree, |path: &str| below_at(path, below));
+        let implied = tree.folders(|folder| tree.is_implied(folder)).into_iter();
+        let implied = implied.filter_map(|(folder, path)| Some((folder, at(&path)?))).collect();
+        let opaque = tree.folders(|folder| tree.is_opaque(folder)).into_iter();
+        let opaque = opaque.filter_map(|(folder, path)| at(&path).map(|_| folder)).collect();
+        Self { verdict: layer.verdict(expected), layer, implied, opaque }
     }
 
     /// Tells whether the layer came out as another one than its image says: nothing of it is shown.
@@ -74,7 +79,14 @@ impl Mounted {
 
     pub(crate) fn xattrs(&self, inode: u32) -> impl Iterator<Item = &Xattr> {
         let below = self.implied.get(&inode).map_or(&[][..], |folder| &folder.xattrs);
-        self.tree().xattrs(inode).iter().chain(below)
+        let hides = self.opaque.contains(&inode);
+        self.tree().xattrs(inode).iter().filter(move |(name, _)| hides || **name != *OPAQUE).chain(below)
+    }
+
+    /// Tells whether anything in it has an extended attribute.
+    pub(crate) fn has_xattrs(&self) -> bool {
+        let has_own = self.tree().has_xattrs() || !self.opaque.is_empty();
+        has_own || self.implied.values().any(|folder| !folder.xattrs.is_empty())
     }
 
     /// Returns what the root looks like.
@@ -99,7 +111,7 @@ impl Mounted {
                 Some(next) if !self.tree().is_directory(next) => return Found::Hidden,
                 Some(next) => at = next,
             }
-            is_opaque |= self.tree().xattrs(at).iter().any(|(name, _)| **name == *OPAQUE);
+            is_opaque |= self.tree().is_opaque(at);
         }
         self.folder(at).map_or(Found::Nothing, Found::Folder)
     }

@@ -22,7 +22,8 @@ use crate::config::Config;
 use crate::evictor::Evictor;
 use crate::files::LazyMount;
 use crate::filler::Filler;
-use crate::fuse::{self, Session};
+use crate::folders::Place;
+use crate::fuse::{self, Notifier, Session};
 use crate::holder::Held;
 use crate::layers::Layers;
 use crate::lazy::Lazy;
@@ -67,7 +68,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             stop.trigger();
         }
     };
-    let mount = Mounting::start(&root.join("lazy"), mount, &holder, ended)?;
+    let mount = Mounting::start(&root, mount, &holder, ended)?;
     let lazy = Lazy::new(Arc::clone(&snapshots), Arc::clone(&layers), proxies, convert_wait);
     let service = Service::new(Arc::clone(&snapshots), Arc::new(lazy));
     shutdown.listen_for_signals().context("cannot listen for signals")?;
@@ -79,7 +80,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         snapshots: Arc::clone(&snapshots),
         layers: Arc::clone(&layers),
         root: root.clone(),
-        notifier: mount.session.notifier(),
+        notifiers: mount.notifiers(),
         after: fill_after,
         shutdown: shutdown.clone(),
     };
@@ -101,17 +102,17 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The file system of lazy snapshots while it is mounted.
+/// The file systems of lazy snapshots while they are mounted: one for all layers that have extended attributes, one for those
+/// that have none.
 struct Mounting {
-    at: PathBuf,
-    session: Session,
+    mounts: Vec<(PathBuf, Session)>,
     holder: Option<Held>,
 }
 
 impl Mounting {
-    /// Goes on with what an earlier process mounted, if a holder has kept it; else mounts it anew.
+    /// Goes on with what an earlier process mounted below `root`, if a holder has kept it; else mounts it anew.
     fn start(
-        at: &Path,
+        root: &Path,
         files: LazyMount,
         holder: &Path,
         ended: impl Fn() + Clone + Send + 'static,
@@ -121,33 +122,43 @@ impl Mounting {
             Some(holder) => holder.take().context("the holder does not answer")?,
             None => {
                 tracing::warn!("there is no holder: when this process ends, lazy containers lose their files");
-                None
+                Vec::new()
             }
         };
-        let is_mounted = fuse::is_mounted(at).context("cannot read what is mounted")?;
-        let device = match kept.filter(|_| is_mounted) {
-            Some(device) => {
-                tracing::info!("going on with what is mounted");
-                fuse::resend(&device);
-                device
+        let places = Place::LAZY.map(|place| place.folder(root));
+        let mut is_mounted = places.iter().map(|at| fuse::is_mounted(at).context("cannot read what is mounted"));
+        let devices = if kept.len() == places.len()
+            && is_mounted.try_fold(true, |all, one| Ok::<_, anyhow::Error>(all && one?))?
+        {
+            tracing::info!("going on with what is mounted");
+            kept.iter().for_each(fuse::resend);
+            kept
+        } else {
+            let devices = places.iter().map(|at| Self::mount(at)).collect::<anyhow::Result<Vec<_>>>()?;
+            if let Some(holder) = &holder {
+                holder.keep(&devices).context("the holder does not answer")?;
             }
-            None => Self::mount(at, holder.as_ref())?,
+            devices
         };
-        let session = Session::start(device, &Arc::new(files), FUSE_THREADS, ended).context("cannot start a thread")?;
-        Ok(Self { at: at.to_owned(), session, holder })
+        let files = Arc::new(files);
+        let start = |((place, at), device): ((Place, PathBuf), File)| {
+            let session = Session::start(device, &files, FUSE_THREADS, place == Place::Lazy, ended.clone());
+            Ok((at, session.context("cannot start a thread")?))
+        };
+        let mounts = Place::LAZY.into_iter().zip(places).zip(devices).map(start).collect::<anyhow::Result<_>>()?;
+        Ok(Self { mounts, holder })
     }
 
     /// Mounts it, in place of one whose process died.
-    fn mount(at: &Path, holder: Option<&Held>) -> anyhow::Result<File> {
+    fn mount(at: &Path) -> anyhow::Result<File> {
         fuse::unmount(at).with_context(|| format!("cannot unmount {}", at.display()))?;
         fs::create_dir_all(at).with_context(|| format!("cannot make the folder {}", at.display()))?;
-        let device = fuse::mount(at).map_err(|(action, error)| {
-            anyhow::Error::new(error).context(format!("cannot {action} {}", at.display()))
-        })?;
-        if let Some(holder) = holder {
-            holder.keep(&device).context("the holder does not answer")?;
-        }
-        Ok(device)
+        fuse::mount(at)
+            .map_err(|(action, error)| anyhow::Error::new(error).context(format!("cannot {action} {}", at.display())))
+    }
+
+    fn notifiers(&self) -> Vec<Notifier> {
+        self.mounts.iter().map(|(_, session)| session.notifier()).collect()
     }
 
     /// Takes it away, unless it is held for the next process.
@@ -156,9 +167,11 @@ impl Mounting {
             fuse::leave();
             return;
         }
-        match fuse::unmount(&self.at) {
-            Ok(()) => self.session.join(),
-            Err(error) => tracing::error!(%error, at = %self.at.display(), "the lazy snapshots stay mounted"),
+        for (at, session) in self.mounts {
+            match fuse::unmount(&at) {
+                Ok(()) => session.join(),
+                Err(error) => tracing::error!(%error, at = %at.display(), "the lazy snapshots stay mounted"),
+            }
         }
     }
 }

@@ -5,8 +5,8 @@ use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
-use crate::folders::{Folders, Root};
-use crate::layer::Proof;
+use crate::folders::{Folders, Place, Root};
+use crate::layer::{Layer, Proof};
 use crate::layers::{Layers, Origin};
 use crate::mount::{self, Mount, Stack};
 use crate::mounted::{Below, Mounted};
@@ -131,11 +131,8 @@ impl Snapshots {
 
     fn mount_of(&self, chain: &Chain) -> Mount {
         let id = chain.row.id;
-        let lower = |parent: &Parent| match parent.is_lazy {
-            true => self.folders.lazy(parent.id),
-            false => self.folders.fs(parent.id),
-        };
-        let lower: Vec<PathBuf> = chain.parents.iter().map(lower).collect();
+        let lower: Vec<PathBuf> =
+            chain.parents.iter().map(|parent| self.folders.shown(parent.id, parent.place)).collect();
         let (fs, work) = (self.folders.fs(id), self.folders.work(id));
         match chain.row.kind {
             // A view of nothing shows its own folder, which stays empty.
@@ -257,7 +254,7 @@ impl Snapshots {
 
     // --- lazy ones
 
-    /// Commits a snapshot whose bytes come from elsewhere.
+    /// Commits a snapshot whose bytes come from elsewhere; `layer` is its layer.
     ///
     /// # Errors
     /// As for [`Self::prepare`].
@@ -267,8 +264,30 @@ impl Snapshots {
         parent: Option<&str>,
         labels: Labels,
         origin: Origin,
+        layer: Arc<Layer>,
     ) -> Result<(), SnapshotError> {
-        self.store.create_lazy(name, parent, labels, origin).map(drop)
+        let mut parents = Vec::new();
+        if let Some(parent) = parent {
+            let chain = self.store.chain(parent)?;
+            parents.push(Parent::from(&chain.row));
+            parents.extend(chain.parents);
+        }
+        let mounted = self.laid_over(layer, &origin, &parents)?;
+        let origin = Origin { is_bare: !mounted.has_xattrs(), ..origin };
+        let id = self.store.create_lazy(name, parent, labels, origin)?.row.id;
+        self.mounted_mut().insert(id, mounted);
+        Ok(())
+    }
+
+    /// Returns a layer as it is to be shown over others, the nearest first.
+    fn laid_over(&self, layer: Arc<Layer>, origin: &Origin, parents: &[Parent]) -> Result<Arc<Mounted>, SnapshotError> {
+        let folders: Vec<PathBuf> = parents.iter().map(|parent| self.folders.fs(parent.id)).collect();
+        let below = parents.iter().zip(&folders).map(|(parent, folder)| match parent.place {
+            Place::Unpacked => Ok(Below::Unpacked(folder)),
+            Place::Lazy | Place::Bare => Ok(Below::Lazy(self.mounted(parent.id)?)),
+        });
+        let below = below.collect::<Result<Vec<_>, SnapshotError>>()?;
+        Ok(Arc::new(Mounted::new(layer, &origin.expected, &below)))
     }
 
     /// Tells whether a lazy snapshot's layer was found to be another one than its image says.
@@ -302,13 +321,7 @@ impl Snapshots {
         let chain = self.store.chain_by_id(id)?.ok_or_else(none)?;
         let origin = chain.row.origin.as_ref().ok_or_else(none)?;
         let layer = self.layers.get(origin).map_err(|source| SnapshotError::layer(&id.to_string(), source))?;
-        let folders: Vec<PathBuf> = chain.parents.iter().map(|parent| self.folders.fs(parent.id)).collect();
-        let below = chain.parents.iter().zip(&folders).map(|(parent, folder)| match parent.is_lazy {
-            true => Ok(Below::Lazy(self.mounted(parent.id)?)),
-            false => Ok(Below::Unpacked(folder)),
-        });
-        let mounted =
-            Arc::new(Mounted::new(layer, &origin.expected, &below.collect::<Result<Vec<_>, SnapshotError>>()?));
+        let mounted = self.laid_over(layer, origin, &chain.parents)?;
         // Of two who look into it at once one is used.
         Ok(Arc::clone(self.mounted_mut().entry(id).or_insert(mounted)))
     }
@@ -334,7 +347,7 @@ impl Snapshots {
     }
 
     fn root_of(&self, parent: Parent) -> Result<Root, SnapshotError> {
-        if !parent.is_lazy {
+        if parent.place == Place::Unpacked {
             return self.folders.root_of(parent.id);
         }
         let root = self.mounted(parent.id)?.root();

@@ -8,6 +8,7 @@ use redb::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::folders::Place;
 use crate::layers::Origin;
 use crate::{Info, Kind, Labels, Moment, SnapshotError, Usage};
 
@@ -83,12 +84,17 @@ struct Details {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Parent {
     pub(crate) id: u64,
-    pub(crate) is_lazy: bool,
+    pub(crate) place: Place,
 }
 
 impl From<&Row> for Parent {
     fn from(row: &Row) -> Self {
-        Self { id: row.id, is_lazy: row.origin.is_some() }
+        let place = match &row.origin {
+            None => Place::Unpacked,
+            Some(origin) if origin.is_bare => Place::Bare,
+            Some(_) => Place::Lazy,
+        };
+        Self { id: row.id, place }
     }
 }
 

@@ -161,11 +161,6 @@ impl Tree {
         self.inodes.len() as u64
     }
 
-    /// Returns the folders that have no entry of their own: they take their attributes from what lies below.
-    pub(crate) fn implied(&self) -> &[u32] {
-        &self.implied
-    }
-
     fn inode(&self, inode: u32) -> Option<&Inode> {
         self.inodes.get(inode as usize)
     }
@@ -233,8 +228,8 @@ impl Tree {
         parts.join("/")
     }
 
-    /// Returns the folders that have no entry of their own, with their cleaned paths.
-    pub(crate) fn implied_paths(&self) -> Vec<(u32, String)> {
+    /// Returns all folders of which `is_meant` holds, with their cleaned paths.
+    pub(crate) fn folders(&self, is_meant: impl Fn(u32) -> bool) -> Vec<(u32, String)> {
         let mut found = Vec::new();
         let mut folders = vec![(ROOT, String::new())];
         while let Some((folder, path)) = folders.pop() {
@@ -242,11 +237,21 @@ impl Tree {
                 let name = String::from_utf8_lossy(name);
                 folders.push((inode, if path.is_empty() { name.into_owned() } else { format!("{path}/{name}") }));
             }
-            if self.implied.binary_search(&folder).is_ok() {
+            if is_meant(folder) {
                 found.push((folder, path));
             }
         }
         found
+    }
+
+    /// Tells whether a folder has no entry of its own: it looks as what lies below.
+    pub(crate) fn is_implied(&self, folder: u32) -> bool {
+        self.implied.binary_search(&folder).is_ok()
+    }
+
+    /// Tells whether a folder says that it hides what lies below.
+    pub(crate) fn is_opaque(&self, folder: u32) -> bool {
+        self.xattrs(folder).iter().any(|(name, _)| **name == *OPAQUE)
     }
 
     /// Returns the names in a folder from the `from`-th on, with their inodes.
@@ -266,6 +271,11 @@ impl Tree {
             Ok(found) => &self.xattrs[found].1,
             Err(_) => &[],
         }
+    }
+
+    /// Tells whether any inode has extended attributes, beside folders that hide what lies below.
+    pub(crate) fn has_xattrs(&self) -> bool {
+        self.xattrs.iter().flat_map(|(_, xattrs)| xattrs).any(|(name, _)| **name != *OPAQUE)
     }
 
     /// Returns all chunks.
@@ -288,6 +298,12 @@ impl Tree {
         let first = chunks.partition_point(|chunk| chunk.at + u64::from(chunk.size) <= start + from) as u32;
         let last = chunks.partition_point(|chunk| chunk.at < start + to) as u32;
         (file.first + first..file.first + last, start + from..start + to)
+    }
+
+    /// Returns the chunks of a file.
+    pub(crate) fn chunks_of(&self, inode: u32) -> Range<u32> {
+        let file = self.inode(inode).filter(|found| found.mode & TYPE == REGULAR);
+        file.map_or(0..0, |file| file.first..file.first + file.count)
     }
 
     /// Tells whether [`Self::span`] of a chunk ends where what follows it begins.

@@ -12,6 +12,7 @@ mod load;
 mod machine;
 mod measured;
 mod nginx;
+mod node;
 mod peer;
 mod report;
 mod rows;

@@ -3,8 +3,10 @@
 mod clients;
 mod conversion;
 mod download;
+mod files;
 mod heads;
 mod idle;
+mod lazy;
 mod memory;
 mod pulls;
 mod s3;
@@ -45,6 +47,10 @@ pub(crate) enum Row {
     Streams,
     /// HEADs of a warm tag.
     Heads,
+    /// A cold node that pulls and runs lazily.
+    Lazy,
+    /// Files of a lazy image against the same unpacked.
+    Files,
 }
 
 impl Row {
@@ -63,6 +69,8 @@ impl Row {
             Self::S3 => "the same from S3 with a warm disk cache, against the directory store",
             Self::Streams => "100 clients that stream 1 GiB each of a warm blob",
             Self::Heads => "HEADs of a warm tag, 16 connections, at 5 000 requests/s and without a pause",
+            Self::Lazy => "pull and run on a cold node, 20 ms and 500 Mbit/s from a warm proxy",
+            Self::Files => "files of a lazy image that is here, against overlayfs; a layer of 1 000 000 files",
         }
     }
 
@@ -82,6 +90,8 @@ impl Row {
             Self::S3 => s3::run(images, quick, report),
             Self::Streams => streams::run(images, report),
             Self::Heads => heads::run(images, quick, report),
+            Self::Lazy => lazy::run(images, quick, report),
+            Self::Files => files::run(images, quick, report),
         }
     }
 }

@@ -18,8 +18,7 @@ pub(super) const DESTROY: u32 = 38;
 pub(super) const BATCH_FORGET: u32 = 42;
 pub(super) const READDIRPLUS: u32 = 44;
 
-/// A word to the kernel: send again what was read and not answered.
-/// Notifications, `FUSE_NOTIFY_INVAL_INODE` and others.
+/// Notifications: forget what is known of a node, of a name; send again what was read and not answered.
 pub(super) const FORGET_NODE: i32 = 2;
 pub(super) const FORGET_NAME: i32 = 3;
 pub(super) const RESEND: i32 = 7;
@@ -34,7 +33,6 @@ const ASYNC_READ: u32 = 1;
 /// Nodes may be looked up by their numbers alone, which overlayfs does for what it has copied up.
 const EXPORT_SUPPORT: u32 = 1 << 4;
 const DO_READDIRPLUS: u32 = 1 << 13;
-const READDIRPLUS_AUTO: u32 = 1 << 14;
 /// ENOSYS to open and opendir: nothing is asked when a file is opened, and what was read stays in the page cache.
 const NO_OPEN_SUPPORT: u32 = 1 << 17;
 const PARALLEL_DIROPS: u32 = 1 << 18;
@@ -44,7 +42,6 @@ const NO_OPENDIR_SUPPORT: u32 = 1 << 24;
 const WANTED: u32 = ASYNC_READ
     | EXPORT_SUPPORT
     | DO_READDIRPLUS
-    | READDIRPLUS_AUTO
     | NO_OPEN_SUPPORT
     | PARALLEL_DIROPS
     | MAX_PAGES

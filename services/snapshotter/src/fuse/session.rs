@@ -3,16 +3,18 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::fuse::abi::{
-    self, BATCH_FORGET, DESTROY, FORGET, FORGET_NAME, FORGET_NODE, INIT, INTERRUPT, Init, OLDEST_MINOR, Out, RESEND,
-    STATFS,
+    self, BATCH_FORGET, DESTROY, FORGET, FORGET_NAME, FORGET_NODE, GETXATTR, INIT, INTERRUPT, Init, OLDEST_MINOR, Out,
+    READ, RESEND, STATFS,
 };
 use crate::fuse::{Files, Reply};
 
@@ -20,6 +22,8 @@ use crate::fuse::{Files, Reply};
 const TYPE: &str = "fuse.firstlight";
 /// The largest request, with room to spare: names and nothing else.
 const BUFFER: usize = 64 << 10;
+/// How long a thread looks for the next request before it sleeps: longer than who asks needs between two.
+const WATCH: Duration = Duration::from_micros(50);
 
 /// Mounts a file system at a folder and returns the descriptor that its requests come from. Nothing is answered before a
 /// [`Session`] runs on it.
@@ -127,7 +131,8 @@ impl Notifier {
 }
 
 impl Session {
-    /// Serves `files` to whoever uses the mount that `device` is of. `ended` is called by each thread that ends.
+    /// Serves `files` to whoever uses the mount that `device` is of; without `has_xattrs` none of them has an extended attribute, and
+    /// the kernel asks for none. `ended` is called by each thread that ends.
     ///
     /// # Errors
     /// The system's, when a thread cannot be started.
@@ -135,13 +140,15 @@ impl Session {
         device: File,
         files: &Arc<impl Files>,
         threads: usize,
+        has_xattrs: bool,
         ended: impl Fn() + Clone + Send + 'static,
     ) -> io::Result<Self> {
-        let device = Arc::new(device);
+        let (device, turn) = (Arc::new(device), Arc::new(Mutex::new(())));
         let start = |number| {
             let (device, files, ended) = (Arc::clone(&device), Arc::clone(files), ended.clone());
+            let turn = Arc::clone(&turn);
             let work = move || {
-                serve(&device, &*files);
+                serve(&device, &*files, has_xattrs, &turn);
                 ended();
             };
             std::thread::Builder::new().name(format!("fuse-{number}")).spawn(work)
@@ -163,23 +170,48 @@ impl Session {
     }
 }
 
-fn serve(device: &Arc<File>, files: &impl Files) {
+/// Reads requests and has them answered, in turn with other threads: one reads and answers at once what takes no time, until it has
+/// a read of bytes, for which it leaves the turn to another. So nobody is woken for nothing, and bytes are read by all at once.
+fn serve(device: &Arc<File>, files: &impl Files, has_xattrs: bool, turn: &Mutex<()>) {
     let mut buffer = vec![0; BUFFER];
     loop {
-        match rustix::io::read(&**device, &mut buffer) {
-            Ok(length) => handle(device, files, &buffer[..length]),
-            // An interrupted read, or a request that was taken back.
-            Err(Errno::INTR | Errno::AGAIN | Errno::NOENT) => {}
-            Err(Errno::NODEV) => return,
-            Err(error) => {
-                tracing::error!(%error, "requests of the kernel cannot be read");
-                return;
+        let mine = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            watch(device);
+            let length = match rustix::io::read(&**device, &mut buffer) {
+                Ok(length) => length,
+                // An interrupted read, or a request that was taken back.
+                Err(Errno::INTR | Errno::AGAIN | Errno::NOENT) => continue,
+                Err(Errno::NODEV) => return,
+                Err(error) => {
+                    tracing::error!(%error, "requests of the kernel cannot be read");
+                    return;
+                }
+            };
+            let message = &buffer[..length];
+            if abi::parse(message).is_some_and(|(head, _)| head.opcode == READ) {
+                drop(mine);
+                handle(device, files, has_xattrs, message);
+                break;
             }
+            handle(device, files, has_xattrs, message);
         }
     }
 }
 
-fn handle(device: &Arc<File>, files: &impl Files, message: &[u8]) {
+/// Looks for the next request for a moment: who asks one thing after the other need not wait each time until a thread was woken.
+fn watch(device: &Arc<File>) {
+    let begin = Instant::now();
+    let now = Timespec::default();
+    while begin.elapsed() < WATCH {
+        let mut polled = [PollFd::new(&**device, PollFlags::IN)];
+        if poll(&mut polled, Some(&now)) != Ok(0) {
+            return;
+        }
+    }
+}
+
+fn handle(device: &Arc<File>, files: &impl Files, has_xattrs: bool, message: &[u8]) {
     let Some((head, body)) = abi::parse(message) else {
         tracing::error!(length = message.len(), "a request of the kernel is too short");
         return;
@@ -201,6 +233,8 @@ fn handle(device: &Arc<File>, files: &impl Files, message: &[u8]) {
             out.statfs();
             reply().raw(&out);
         }
+        // For the kernel to ask no more: overlayfs would for every file, and nothing of it is cached.
+        GETXATTR if !has_xattrs => reply().error(Errno::NOSYS),
         opcode => match abi::request(opcode, body) {
             Some(request) => files.answer(head.node, request, reply()),
             // For the kernel to ask no more.

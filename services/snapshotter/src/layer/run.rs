@@ -90,7 +90,7 @@ impl Run {
                 return Err(UpstreamError::Truncated { expected: span.end - span.start, received }.into());
             };
             let count = match self.wanted {
-                Wanted::Bytes => &layer.counts.demand_bytes,
+                Wanted::Bytes | Wanted::Ahead => &layer.counts.demand_bytes,
                 Wanted::Tar => &layer.counts.background_bytes,
             };
             count.fetch_add(bytes.len() as u64, Ordering::Relaxed);
@@ -143,7 +143,7 @@ impl Run {
                 if let Err(error) = layer.data.put(number, &chunk, &unpacked) {
                     return (number, Err(error.into()));
                 }
-                if wanted == Wanted::Bytes && number >= asked {
+                if wanted != Wanted::Tar && number >= asked {
                     layer.data.mark_unasked(number);
                 }
                 state.send_replace(State::Until(number + 1));

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use super::{Chunk, REGULAR, ROOT, TYPE, Tree, Xattr};
+use super::{Chunk, ROOT, Tree, Xattr};
 
 /// Where two trees differ, and in what.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +60,6 @@ impl Tree {
     fn differs(&self, inode: u32, other: &Self, their: u32) -> Option<&'static str> {
         let (Some(a), Some(b)) = (self.attributes(inode), other.attributes(their)) else { return Some("the type") };
         let rounded = (b.modified.0.saturating_add(i64::from(b.modified.1 >= 500_000_000)), 0);
-        let is_implied = |tree: &Self, inode| tree.implied().binary_search(&inode).is_ok();
         let found = [
             (a.mode != b.mode, "type or mode"),
             ((a.uid, a.gid) != (b.uid, b.gid), "the owner"),
@@ -70,17 +69,18 @@ impl Tree {
             (a.modified != b.modified && a.modified != rounded, "the modification time"),
             (self.target(inode) != other.target(their), "the target"),
             (sorted(self.xattrs(inode)) != sorted(other.xattrs(their)), "the extended attributes"),
-            (is_implied(self, inode) != is_implied(other, their), "the entry"),
-            (!self.chunks_of(inode).eq(other.chunks_of(their)), "the bytes"),
+            (self.is_implied(inode) != other.is_implied(their), "the entry"),
+            (!self.bytes_of(inode).eq(other.bytes_of(their)), "the bytes"),
         ];
         found.into_iter().find_map(|(differs, what)| differs.then_some(what))
     }
 
     /// Returns what the bytes of a file are, but for where they lie in the layer's data.
-    fn chunks_of(&self, inode: u32) -> impl Iterator<Item = (u64, u32, u32, [u8; 32])> {
-        let file = self.inode(inode).filter(|file| file.mode & TYPE == REGULAR);
-        let range = file.map_or(0..0, |file| file.first as usize..(file.first + file.count) as usize);
-        self.chunks[range].iter().map(|Chunk { offset, inner, size, digest, .. }| (*offset, *inner, *size, *digest))
+    fn bytes_of(&self, inode: u32) -> impl Iterator<Item = (u64, u32, u32, [u8; 32])> {
+        let range = self.chunks_of(inode);
+        self.chunks[range.start as usize..range.end as usize]
+            .iter()
+            .map(|Chunk { offset, inner, size, digest, .. }| (*offset, *inner, *size, *digest))
     }
 }
 

@@ -54,8 +54,11 @@ fn a_layer_is_shown_as_overlayfs_wants_it() {
     assert_eq!(at("a/back").mode, 0o010_644);
     assert_eq!(at("null").device, 0x10_0000 | 1 << 8 | 0x2c);
     assert_eq!(tree.target(tree.at("a/deep/link").unwrap()), Some(&b"../x"[..]));
-    let implied: Vec<String> = tree.implied().iter().map(|&folder| tree.path(folder)).collect();
-    assert_eq!(implied, ["", "a", "a/deep"]);
+    let mut implied = tree.folders(|folder| tree.is_implied(folder));
+    implied.sort_by(|a, b| a.1.cmp(&b.1));
+    assert_eq!(implied.iter().map(|(_, path)| path.as_str()).collect::<Vec<_>>(), ["", "a", "a/deep"]);
+    assert!(tree.is_opaque(tree.at("b").unwrap()) && !tree.is_opaque(tree.at("a").unwrap()));
+    assert_eq!(tree.path(tree.at("a/deep").unwrap()), "a/deep");
     assert_eq!(tree.parent(tree.at("a/deep").unwrap()), tree.at("a").unwrap());
     assert_eq!((at("").links, at("").mode, at("").uid), (4, 0o040_755, 0));
     assert_eq!(at("mark").links, 1);
@@ -116,5 +119,32 @@ fn what_cannot_be_mounted_is_refused() {
     ] {
         let refused = tree(&entries).unwrap_err().to_string();
         assert!(refused.contains(why), "{refused}");
+    }
+}
+
+#[test]
+fn what_a_container_could_tell_apart_is_a_difference() {
+    let (x, y) = (digest("x"), digest("y"));
+    let entries = |mode: i64, time: &str, digest: &str, link: &str| {
+        format!(
+            r#"{{"name":"d","type":"dir","mode":{mode}}},
+               {{"name":"d/a","type":"reg","size":1,"offset":9,"modtime":"{time}","chunkDigest":"{digest}"}},
+               {{"name":"d/b","type":"hardlink","linkName":"{link}"}},
+               {{"name":"c","type":"reg","size":1,"offset":99,"chunkDigest":"{x}"}}"#
+        )
+    };
+    let [plain, early, late] = ["2020-01-02T03:04:05Z", "2020-01-02T03:04:04.6Z", "2020-01-02T03:04:05.6Z"];
+    let ours = tree(&entries(0o755, plain, &x, "d/a")).unwrap();
+    let told = |entries: &str| ours.difference(&tree(entries).unwrap()).map(|difference| difference.to_string());
+    assert_eq!(told(&entries(0o755, plain, &x, "d/a")), None);
+    assert_eq!(told(&entries(0o755, early, &x, "d/a")), None, "rounded to a second");
+    for (entries, expected) in [
+        (entries(0o700, plain, &x, "d/a"), "type or mode of /d"),
+        (entries(0o755, late, &x, "d/a"), "the modification time of /d/a"),
+        (entries(0o755, plain, &y, "d/a"), "the bytes of /d/a"),
+        (entries(0o755, plain, &x, "c"), "the number of links of /c"),
+        (format!("{},{{\"name\":\"more\",\"type\":\"fifo\"}}", entries(0o755, plain, &x, "d/a")), "the names of /more"),
+    ] {
+        assert_eq!(told(&entries).as_deref(), Some(expected));
     }
 }

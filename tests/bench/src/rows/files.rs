@@ -1,0 +1,74 @@
+//! Files of a lazy image that is here, against the same files unpacked; and a layer of very many.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use e2e::{Snapshotter, drop_caches};
+
+use super::{Row, turns};
+use crate::figure::{Bar, Figure, Unit};
+use crate::images::{Generated, Images};
+use crate::measured::settle;
+use crate::node::{Cold, ORDINARY, World};
+use crate::report::Report;
+use crate::samples::Samples;
+use crate::serve::Memory;
+
+/// Ours by overlayfs.
+const SLOWER: Bar = Bar::AtMost(1.3);
+/// Of a layer of a million files: from the pull to the first look, and what the snapshotter takes.
+const MOUNTED: Bar = Bar::AtMost(2.0);
+const RESIDENT: Bar = Bar::AtMost(250.0);
+
+const LIST: &str = "find / -xdev -ls";
+/// Some 470 MB of files of all sizes.
+const READ: &str = "find /usr/lib /usr/share -xdev -type f -print0 | sort -z | xargs -0 cat | head -c 473000000";
+
+pub(super) fn run(images: &Images, quick: bool, report: &mut Report) -> Result<()> {
+    side_by_side(images, quick, report)?;
+    million(images, report)
+}
+
+fn side_by_side(images: &Images, quick: bool, report: &mut Report) -> Result<()> {
+    let world = World::start(&images.python())?;
+    let (node, reference) = (Cold::start(world.at(), "fill_after = '0s'\n")?, world.reference(world.at()));
+    node.containerd.pull_lazily(Snapshotter::NAME, &reference)?;
+    node.wait_proven()?;
+    node.containerd.pull_with(ORDINARY, &reference)?;
+    for (name, script, is_cold) in [
+        ("find / -xdev -ls, nothing cached", LIST, true),
+        ("find / -xdev -ls, again", LIST, false),
+        ("473 MB of files, nothing cached", READ, true),
+        ("473 MB of files, again", READ, false),
+    ] {
+        let (mut ours, mut theirs) = (Samples::new(), Samples::new());
+        for _ in 0..turns(quick) {
+            for (snapshotter, samples) in [(ORDINARY, &mut theirs), (Snapshotter::NAME, &mut ours)] {
+                settle();
+                drop_caches()?;
+                if !is_cold {
+                    node.seconds(snapshotter, &reference, script)?;
+                }
+                samples.push(node.seconds(snapshotter, &reference, script)?);
+            }
+        }
+        let figure = Figure::new(format!("{name}: lazy by overlayfs"), Unit::Ratio, ours.ratios(&theirs)).bar(SLOWER);
+        report.add(Row::Files, figure.part("lazy", Unit::Seconds, ours).part("overlayfs", Unit::Seconds, theirs));
+    }
+    Ok(())
+}
+
+fn million(images: &Images, report: &mut Report) -> Result<()> {
+    let world = World::start(&images.generated(Generated::Million))?;
+    let (mut node, reference) = (Cold::start(world.at(), "fill_after = '1h'\n")?, world.reference(world.at()));
+    settle();
+    let begin = Instant::now();
+    node.containerd.pull_lazily(Snapshotter::NAME, &reference)?;
+    let mounted = begin.elapsed().as_secs_f64();
+    let memory = Memory::of(node.snapshotter.proc().pid())?;
+    let figure = Figure::new("1 000 000 files: pulled", Unit::Seconds, Samples::one(mounted)).bar(MOUNTED);
+    report.add(Row::Files, figure);
+    let figure = Figure::new("1 000 000 files: resident memory", Unit::Mebibytes, Samples::one(memory.resident));
+    report.add(Row::Files, figure.bar(RESIDENT).part("peak", Unit::Mebibytes, Samples::one(memory.peak)));
+    Ok(())
+}

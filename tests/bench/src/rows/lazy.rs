@@ -1,0 +1,78 @@
+//! From a cold node to a program that has run: lazily, by the image's original digest.
+
+use anyhow::{Result, ensure};
+use e2e::{Cri, Snapshotter};
+
+use super::{Row, turns};
+use crate::figure::{Bar, Figure, Unit};
+use crate::images::Images;
+use crate::measured::Measured;
+use crate::node::{Cold, ORDINARY, World, cold_seconds};
+use crate::report::Report;
+use crate::samples::Samples;
+use crate::wire::{Gauge, Wire};
+
+/// What is run: a program that loads a good part of the standard library.
+const PROGRAM: [&str; 3] = ["python3", "-c", "import ssl,json,email,http.client; print('ready')"];
+/// Pull and run together.
+const START: Bar = Bar::AtMost(1.5);
+const PULLS: usize = 20;
+/// All of them at once by one alone.
+const SLOWER: Bar = Bar::AtMost(1.5);
+
+pub(super) fn run(images: &Images, quick: bool, report: &mut Report) -> Result<()> {
+    let world = World::start(&images.python())?;
+    start(&world, quick, report)?;
+    pulls(&world, quick, report)
+}
+
+fn start(world: &World, quick: bool, report: &mut Report) -> Result<()> {
+    let (mut pull, mut program, mut both, mut fetched) =
+        (Samples::new(), Samples::new(), Samples::new(), Samples::new());
+    for _ in 0..turns(quick) {
+        let wire = Wire::start(world.at(), Gauge::FAR)?;
+        let (node, reference) = (Cold::start(wire.at(), "")?, world.reference(wire.at()));
+        let pulled = cold_seconds(|| node.containerd.pull_lazily(Snapshotter::NAME, &reference).map(drop))?;
+        let begin = std::time::Instant::now();
+        let said = node.containerd.run_with(Snapshotter::NAME, &reference, &PROGRAM)?;
+        let ran = begin.elapsed().as_secs_f64();
+        ensure!(said == "ready", "{said}");
+        pull.push(pulled);
+        program.push(ran);
+        both.push(pulled + ran);
+        fetched.push(wire.down_bytes() as f64 / f64::from(1 << 20));
+    }
+    let (mut ordinary, mut after) = (Samples::new(), Samples::new());
+    let wire = Wire::start(world.at(), Gauge::FAR)?;
+    let (node, reference) = (Cold::start(wire.at(), "")?, world.reference(wire.at()));
+    ordinary.push(cold_seconds(|| node.containerd.pull_with(ORDINARY, &reference).map(drop))?);
+    after.push(cold_seconds(|| node.containerd.run_with(ORDINARY, &reference, &PROGRAM).map(drop))?);
+    let figure = Figure::new("python, 20 ms and 500 Mbit/s: pull and run", Unit::Seconds, both).bar(START);
+    let figure = figure.part("pull", Unit::Seconds, pull).part("run", Unit::Seconds, program);
+    let figure = figure.part("from the proxy", Unit::Mebibytes, fetched);
+    let figure = figure.part("an ordinary pull", Unit::Seconds, ordinary);
+    report.add(Row::Lazy, figure.part("and run", Unit::Seconds, after));
+    Ok(())
+}
+
+fn pulls(world: &World, quick: bool, report: &mut Report) -> Result<()> {
+    let (mut one, mut many) = (Samples::new(), Samples::new());
+    for _ in 0..turns(quick) {
+        for (count, samples) in [(1, &mut one), (PULLS, &mut many)] {
+            let wire = Wire::start(world.at(), Gauge::FAR)?;
+            let (node, reference) = (Cold::start(wire.at(), "")?, world.reference(wire.at()));
+            let cri = Cri::start(&node.snapshotter, "unused:1")?;
+            samples.push(cold_seconds(|| {
+                let mut pull = cri.crictl();
+                pull.args(["pull", &reference]);
+                let pulls = (0..count).map(|_| Measured::start(&pull)).collect::<Result<Vec<_>>>()?;
+                pulls.into_iter().try_for_each(|pull| pull.end().map(drop))
+            })?);
+            e2e::run(cri.crictl().args(["rmi", &reference]))?;
+        }
+    }
+    let figure = Figure::new(format!("python: {PULLS} crictl pull at once by one"), Unit::Ratio, many.ratios(&one));
+    let figure = figure.bar(SLOWER).part("20 at once", Unit::Seconds, many).part("one", Unit::Seconds, one);
+    report.add(Row::Lazy, figure);
+    Ok(())
+}
