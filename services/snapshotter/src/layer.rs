@@ -506,7 +506,7 @@ impl Layer {
         let doubled = self.window.load(Ordering::Relaxed) * 2;
         let window = match (is_next, is_near) {
             (true, _) => doubled.min(MOST_WINDOW),
-            (false, true) => doubled.min(FIRST_WINDOW),
+            (false, true) => doubled.min(first * 2),
             (false, false) => first,
         };
         self.window.store(window, Ordering::Relaxed);
