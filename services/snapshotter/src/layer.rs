@@ -9,7 +9,6 @@ mod run;
 mod verdicts;
 
 use std::collections::HashMap;
-use std::fs;
 use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -24,6 +23,7 @@ use tokio::time::Instant;
 use upstream::{Client, UpstreamError};
 
 use crate::room::Room;
+use crate::toc_file;
 use crate::tree::{Tree, TreeError};
 use data::Data;
 use run::Run;
@@ -234,24 +234,19 @@ pub(crate) enum OpenError {
 }
 
 impl Layer {
-    /// Opens the layer in `folder`, where the JSON of its TOC lies as `toc.json`. May take its time.
+    /// Opens the layer in `folder`, where its TOC lies in `file`. May take its time.
     ///
     /// # Errors
     /// See [`OpenError`].
     pub(crate) fn open(
         folder: &Path,
+        file: &str,
         toc: &Digest,
         source: Source,
         room: Arc<Room>,
         counts: Arc<Counts>,
     ) -> Result<Self, OpenError> {
-        let path = folder.join("toc.json");
-        let json = fs::read(&path).map_err(|source| OpenError::Io { path: path.clone(), source })?;
-        if Digest::of(&json) != *toc {
-            return Err(OpenError::Damaged { path });
-        }
-        let tree = Tree::read(&json)?;
-        drop(json);
+        let tree = toc_file::read(&folder.join(file), toc)?;
         let data = Data::open(folder, &tree).map_err(|source| OpenError::Io { path: folder.to_owned(), source })?;
         let layer = Self {
             tree,

@@ -21,7 +21,7 @@ use crate::proxies::Proxies;
 use crate::registries::{Registries, RegistryError};
 use crate::room::Room;
 use crate::status::Reads;
-use crate::toc_file::{LARGEST_TOC, TocFile};
+use crate::toc_file::{self, LARGEST_TOC, TocFile};
 use crate::wanted::Wanted;
 
 /// What is kept of a lazy snapshot: where the layer's bytes are, here and elsewhere.
@@ -67,12 +67,10 @@ pub(crate) enum LayerError {
     #[error("the TOC does not come")]
     Upstream(#[from] UpstreamError),
     /// What comes is not the TOC that was told.
-    #[error("the TOC that came is {found}, not {expected}")]
+    #[error("the TOC that came is not {expected}")]
     Toc {
         /// What was told.
         expected: Digest,
-        /// What came.
-        found: Digest,
     },
     /// The TOC is longer than is read.
     #[error("the TOC has {size} bytes, more than {LARGEST_TOC}")]
@@ -226,13 +224,24 @@ impl Layers {
         if let Some(layer) = slot.layer.get() {
             return self.known(layer, origin);
         }
-        let layer = Layer::open(
-            &self.folder(&key),
-            &origin.toc.digest,
-            self.source(origin)?,
-            Arc::clone(&self.room),
-            Arc::clone(&self.counts),
-        )?;
+        let layer = self.open_layer(origin, toc_file::NAME)?;
+        Ok(Arc::clone(slot.layer.get_or_init(|| Arc::new(layer))))
+    }
+
+    fn open_layer(&self, origin: &Origin, file: &str) -> Result<Layer, LayerError> {
+        let folder = self.folder(&origin.key());
+        let (room, counts) = (Arc::clone(&self.room), Arc::clone(&self.counts));
+        Ok(Layer::open(&folder, file, &origin.toc.digest, self.source(origin)?, room, counts)?)
+    }
+
+    /// Opens a layer whose TOC has just come, and keeps that if it is right.
+    fn open_new(&self, origin: &Origin) -> Result<Arc<Layer>, LayerError> {
+        let layer = self.open_layer(origin, toc_file::NEW).map_err(|error| match error {
+            LayerError::Open(OpenError::Damaged { .. }) => LayerError::Toc { expected: origin.toc.digest.clone() },
+            other => other,
+        })?;
+        toc_file::settle(&self.folder(&origin.key()))?;
+        let slot = Arc::clone(self.slots().entry(origin.key()).or_default());
         Ok(Arc::clone(slot.layer.get_or_init(|| Arc::new(layer))))
     }
 
@@ -280,11 +289,8 @@ impl Layers {
     pub(crate) async fn fetch(self: &Arc<Self>, origin: &Origin) -> Result<Arc<Layer>, LayerError> {
         let turn = self.want(&origin.key());
         let _turn = turn.lock().await;
-        let open = || {
-            let (layers, of) = (Arc::clone(self), origin.clone());
-            telemetry::blocking(move || layers.get(&of))
-        };
-        match open().await {
+        let (layers, of) = (Arc::clone(self), origin.clone());
+        match telemetry::blocking(move || layers.get(&of)).await {
             Err(error) if error.is_lost() => {}
             known => return known,
         }
@@ -292,13 +298,14 @@ impl Layers {
             return Err(LayerError::TooLarge { size: origin.toc.size });
         }
         let folder = self.folder(&origin.key());
-        let writer = telemetry::blocking(move || TocFile::new(folder)).await?;
+        let file = telemetry::blocking(move || TocFile::new(&folder)).await?;
         let source = self.source(origin)?;
         match origin.via {
-            Via::Proxy => writer.fetch(&source, &origin.toc).await?,
-            Via::Registry => writer.extract(&source, &origin.toc).await?,
+            Via::Proxy => file.fetch(&source, &origin.toc).await?,
+            Via::Registry => file.extract(&source).await?,
         }
-        open().await
+        let (layers, of) = (Arc::clone(self), origin.clone());
+        telemetry::blocking(move || layers.open_new(&of)).await
     }
 
     /// Returns what is known of a layer that is its own twin, with its TOC on the disk.

@@ -91,7 +91,7 @@ impl Snapshots {
     /// Begins a view of `parent`.
     ///
     /// # Errors
-    /// As for [`Self::prepare`].
+    /// [`SnapshotError::Exists`], [`SnapshotError::NotFound`] and [`SnapshotError::Parent`] of the parent; or what failed.
     pub fn view(&self, key: &str, parent: Option<&str>, labels: Labels) -> Result<Mount, SnapshotError> {
         self.create(Kind::View, key, parent, labels, None)
     }

@@ -1,73 +1,77 @@
 //! [`TocFile`]: a layer's TOC on its way to the disk, where it gets its name once it is all there and right.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, BufReader, ErrorKind, Read, Write};
+use std::path::Path;
+use std::sync::mpsc::{self, SyncSender};
 
 use api::lazy::Toc;
 use api::{Algorithm, Digest, Hasher};
-use estargz::TOC_NAME;
 use estargz::tar::{Limits, Meta, Sink, TarError, WalkError, walk};
+use estargz::{TOC_NAME, Toc as Parsed, TocEntry, TocError};
 use flate2::bufread::MultiGzDecoder;
 use upstream::UpstreamError;
 
-use crate::layer::{ReadError, Source};
+use crate::layer::{OpenError, ReadError, Source};
 use crate::layers::LayerError;
+use crate::tree::{Builder, Tree, TreeError};
 
 /// The largest JSON of a TOC that is read, in bytes: more than a million files.
 pub(crate) const LARGEST_TOC: u64 = 512 << 20;
 
+/// Its name in a layer's folder, packed with zstd, and before it is known to be right.
+pub(crate) const NAME: &str = "toc.zst";
+pub(crate) const NEW: &str = "toc.new";
+/// How it is packed where it comes plain: for little time.
+const LEVEL: i32 = 1;
+/// The largest window that is unpacked, as a power of two.
+const WINDOW: u32 = 26;
+/// Entries that are handed on at once, and how many such batches are ahead of who builds of them.
+const BATCH: usize = 512;
+const BATCHES: usize = 8;
+
 /// A layer's TOC on its way to the disk.
 #[derive(Debug)]
-pub(crate) struct TocFile {
-    folder: PathBuf,
-    file: File,
-}
+pub(crate) struct TocFile(File);
 
 impl TocFile {
     /// Begins it in a layer's folder, which is made if it is not there.
     ///
     /// # Errors
     /// The system's.
-    pub(crate) fn new(folder: PathBuf) -> io::Result<Self> {
-        fs::create_dir_all(&folder)?;
-        let file = File::create(folder.join("toc.new"))?;
-        Ok(Self { folder, file })
+    pub(crate) fn new(folder: &Path) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        File::create(folder.join(NEW)).map(Self)
     }
 
-    /// Fetches it from a proxy.
+    /// Fetches it from a proxy. It is not verified.
     ///
     /// # Errors
     /// See [`LayerError`].
     pub(crate) async fn fetch(self, source: &Source, toc: &Toc) -> Result<(), LayerError> {
-        let Self { folder, file } = self;
         let mut body = source.client.toc(&source.name, toc).await?;
-        let mut writer = Unpacking::new(file, toc.size, body.is_packed)?;
+        let mut writer = Writer::new(self.0, body.is_packed)?;
         while let Some(bytes) = body.chunk().await? {
-            let written = telemetry::blocking(move || writer.write(&bytes).map(|()| writer)).await;
+            let written = telemetry::blocking(move || writer.write_all(&bytes).map(|()| writer)).await;
             writer = written?;
         }
-        let expected = toc.digest.clone();
-        telemetry::blocking(move || name(&folder, writer.finish()?, &expected)).await
+        Ok(telemetry::blocking(move || writer.finish()).await?)
     }
 
-    /// Takes it out of the blob itself, an eStargz of a registry (estargz.md, "TOC" and "Footer").
+    /// Takes it out of the blob itself, an eStargz of a registry (estargz.md, "TOC" and "Footer"). It is not verified.
     ///
     /// # Errors
     /// See [`LayerError`].
-    pub(crate) async fn extract(self, source: &Source, toc: &Toc) -> Result<(), LayerError> {
-        let Self { folder, file } = self;
+    pub(crate) async fn extract(self, source: &Source) -> Result<(), LayerError> {
         let packed = source.toc_members().await.map_err(|error| match error {
             ReadError::Upstream(error) => LayerError::Upstream(error),
             other => LayerError::Upstream(UpstreamError::Protocol { what: other.to_string() }),
         })?;
-        let expected = toc.digest.clone();
         telemetry::blocking(move || {
-            let hashing = Hashing { file, hash: Hasher::new(Algorithm::Sha256), left: LARGEST_TOC };
-            let mut out = Extract { out: hashing, is_toc: false };
+            let mut extract = Extract { out: Writer::new(self.0, false)?, is_toc: false };
             let plain = BufReader::new(MultiGzDecoder::new(&packed[..]));
-            match walk(plain, &mut out, &Limits::default()) {
-                Ok(_) => name(&folder, out.out.finish()?, &expected),
+            match walk(plain, &mut extract, &Limits::default()) {
+                Ok(_) => Ok(extract.out.finish()?),
                 Err(WalkError::Sink(error) | WalkError::Input(error)) => Err(error.into()),
                 Err(WalkError::Tar(TarError { detail, .. })) => {
                     Err(LayerError::Upstream(UpstreamError::Protocol { what: format!("the TOC's tar: {detail}") }))
@@ -79,20 +83,84 @@ impl TocFile {
 }
 
 /// Gives a TOC that is right its name.
-fn name(folder: &Path, found: Digest, expected: &Digest) -> Result<(), LayerError> {
-    if found != *expected {
-        return Err(LayerError::Toc { expected: expected.clone(), found });
-    }
-    fs::rename(folder.join("toc.new"), folder.join("toc.json"))?;
+///
+/// # Errors
+/// The system's.
+pub(crate) fn settle(folder: &Path) -> io::Result<()> {
+    fs::rename(folder.join(NEW), folder.join(NAME))?;
     // It is there before a row says so.
     File::open(folder)?.sync_all()?;
-    folder.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())?;
-    Ok(())
+    folder.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+}
+
+/// Reads the TOC in a file into a tree, if it is the one that `expected` names. One thread unpacks, hashes and parses it, the other
+/// one builds of what comes: it is nowhere in memory whole.
+///
+/// # Errors
+/// See [`OpenError`].
+pub(crate) fn read(path: &Path, expected: &Digest) -> Result<Tree, OpenError> {
+    let io = |source| OpenError::Io { path: path.to_owned(), source };
+    let file = File::open(path).map_err(io)?;
+    let (sender, batches) = mpsc::sync_channel(BATCHES);
+    let (tree, parsed) = std::thread::scope(|scope| {
+        let parsing = scope.spawn(move || parse(file, sender));
+        let mut builder = Builder::new();
+        let built = batches.into_iter().flatten().try_for_each(|entry: TocEntry| builder.add(&entry));
+        (built.and_then(|()| builder.finish()), parsing.join())
+    });
+    match parsed {
+        Ok(Ok((found, _))) if found != *expected => Err(OpenError::Damaged { path: path.to_owned() }),
+        Ok(Ok((_, told))) => told.map_err(TreeError::from).and(tree).map_err(OpenError::from),
+        Ok(Err(error)) if matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::Other) => {
+            tracing::debug!(path = %path.display(), %error, "a TOC cannot be unpacked");
+            Err(OpenError::Damaged { path: path.to_owned() })
+        }
+        Ok(Err(error)) => Err(io(error)),
+        Err(_panicked) => Err(io(io::Error::other("the thread that parses it ended"))),
+    }
+}
+
+/// Unpacks and parses a TOC, and returns the digest of its JSON, and why it is none.
+fn parse(file: File, batches: SyncSender<Vec<TocEntry>>) -> io::Result<(Digest, Result<(), TocError>)> {
+    let mut unpacked = zstd::stream::read::Decoder::new(file)?;
+    unpacked.window_log_max(WINDOW)?;
+    let mut hashing = Unpacked { inner: unpacked, hash: Hasher::new(Algorithm::Sha256), left: LARGEST_TOC };
+    let mut batch = Vec::with_capacity(BATCH);
+    let told = Parsed::read(&mut hashing, |entry| {
+        batch.push(entry);
+        if batch.len() == BATCH {
+            // Who builds may have seen enough.
+            let _gone = batches.send(std::mem::replace(&mut batch, Vec::with_capacity(BATCH)));
+        }
+        Ok::<_, TocError>(())
+    });
+    let _gone = batches.send(batch);
+    drop(batches);
+    // The digest is one of all, whatever is wrong with it.
+    io::copy(&mut hashing, &mut io::sink())?;
+    Ok((hashing.hash.finish(), told))
+}
+
+/// Hashes what is unpacked.
+struct Unpacked<R> {
+    inner: R,
+    hash: Hasher,
+    /// What may still come.
+    left: u64,
+}
+
+impl<R: Read> Read for Unpacked<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.left = self.left.checked_sub(read as u64).ok_or(ErrorKind::InvalidData)?;
+        self.hash.update(&buffer[..read]);
+        Ok(read)
+    }
 }
 
 /// Keeps one entry of a tar.
 struct Extract {
-    out: Hashing,
+    out: Writer,
     is_toc: bool,
 }
 
@@ -117,64 +185,42 @@ impl Sink for Extract {
     }
 }
 
-/// Writes a file from bytes that may be packed, and hashes it.
-enum Unpacking {
-    Plain(Hashing),
-    Packed(Box<zstd::stream::write::Decoder<'static, Hashing>>),
-}
-
-impl Unpacking {
-    fn new(file: File, size: u64, is_packed: bool) -> io::Result<Self> {
-        let hashing = Hashing { file, hash: Hasher::new(Algorithm::Sha256), left: size };
-        Ok(if is_packed {
-            Self::Packed(Box::new(zstd::stream::write::Decoder::new(hashing)?))
-        } else {
-            Self::Plain(hashing)
-        })
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Plain(out) => out.write_all(bytes),
-            Self::Packed(out) => out.write_all(bytes),
-        }
-    }
-
-    fn finish(self) -> io::Result<Digest> {
-        match self {
-            Self::Plain(out) => out.finish(),
-            Self::Packed(mut out) => {
-                out.flush()?;
-                out.into_inner().finish()
-            }
-        }
-    }
-}
-
-struct Hashing {
-    file: File,
-    hash: Hasher,
+/// Writes a TOC, packed if it does not come so.
+struct Writer {
+    out: Packing,
     /// What may still come.
     left: u64,
 }
 
-impl Hashing {
-    fn finish(self) -> io::Result<Digest> {
-        self.file.sync_data()?;
-        Ok(self.hash.finish())
-    }
+enum Packing {
+    Done(File),
+    Now(Box<zstd::stream::write::Encoder<'static, File>>),
 }
 
-impl Write for Hashing {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let longer = || io::Error::other("the TOC is longer than was told");
-        self.left = self.left.checked_sub(bytes.len() as u64).ok_or_else(longer)?;
-        self.file.write_all(bytes)?;
-        self.hash.update(bytes);
-        Ok(bytes.len())
+impl Writer {
+    fn new(file: File, is_packed: bool) -> io::Result<Self> {
+        let out = if is_packed {
+            Packing::Done(file)
+        } else {
+            Packing::Now(Box::new(zstd::stream::write::Encoder::new(file, LEVEL)?))
+        };
+        Ok(Self { out, left: LARGEST_TOC })
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let longer = || io::Error::other(format!("a TOC is longer than {LARGEST_TOC} bytes"));
+        self.left = self.left.checked_sub(bytes.len() as u64).ok_or_else(longer)?;
+        match &mut self.out {
+            Packing::Done(out) => out.write_all(bytes),
+            Packing::Now(out) => out.write_all(bytes),
+        }
+    }
+
+    fn finish(self) -> io::Result<()> {
+        let file = match self.out {
+            Packing::Done(file) => file,
+            Packing::Now(out) => out.finish()?,
+        };
+        file.sync_data()
     }
 }

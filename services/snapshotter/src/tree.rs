@@ -143,14 +143,6 @@ impl Chunk {
 }
 
 impl Tree {
-    /// Reads a TOC's JSON.
-    ///
-    /// # Errors
-    /// See [`TreeError`].
-    pub(crate) fn read(toc: &[u8]) -> Result<Self, TreeError> {
-        builder::read(toc)
-    }
-
     /// Returns how many bytes the data of all files take.
     pub(crate) const fn data_size(&self) -> u64 {
         self.data_size

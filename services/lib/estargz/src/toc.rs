@@ -1,7 +1,7 @@
 //! [`Toc`]: the table of contents, parsed; [`TocWriter`]: the same, streamed out.
 
 use std::collections::HashMap;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 
 use api::{Algorithm, Digest, Hasher};
 use serde::Deserialize;
@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::entry::{EntryType, TocEntry};
 
 mod keys;
+mod pieces;
 mod read;
 
 /// A parsed TOC.
@@ -75,11 +76,11 @@ impl Toc {
         Ok(toc)
     }
 
-    /// Reads a TOC's JSON entry by entry, so that a long one takes no memory. What `each` refuses ends it.
+    /// Reads a TOC's JSON entry by entry as it comes, so that a long one takes no memory. What `each` refuses ends it.
     ///
     /// # Errors
     /// See [`TocError`], and those of `each`.
-    pub fn read<E: From<TocError>>(json: &[u8], mut each: impl FnMut(TocEntry) -> Result<(), E>) -> Result<(), E> {
+    pub fn read<E: From<TocError>>(json: impl Read, mut each: impl FnMut(TocEntry) -> Result<(), E>) -> Result<(), E> {
         let mut refused = None;
         let version = read::document(json, &mut |entry| match each(entry) {
             Ok(()) => true,
@@ -253,6 +254,9 @@ mod tests {
         for json in [
             format!(r#"{{"version":1,"entries":{entries}}}"#),
             format!(r#"{{"entries":{entries},"more":[1],"version":1}}"#),
+            r#" { "entries" : [ ] , "more" : {"entries":[{"name":1}]}, "x":"entries", "version" : 1 } "#.to_owned(),
+            r#"{"version":1,"entries":[ {"name":"a]}\\\"{[","type":"reg","xattrs":{"user.x":"e30="}} ]}"#.to_owned(),
+            format!(r#"{{"version":1,"entries":[{{"name":"{}","type":"dir"}}]}}"#, "long".repeat(200_000)),
         ] {
             assert_eq!(read(&json).unwrap(), Toc::parse(json.as_bytes()).unwrap().entries);
         }
@@ -263,6 +267,12 @@ mod tests {
             r#"{"version":1}"#.to_owned(),
             r#"{"entries":[]}"#.to_owned(),
             r#"{"version":1,"entries":[{"name":"a"}]}"#.to_owned(),
+            r#"{"version":1,"entries":[{"name":"a","type":"dir"},]}"#.to_owned(),
+            r#"{"version":1,"entries":[{"name":"a","type":"dir"} {"name":"b","type":"dir"}]}"#.to_owned(),
+            r#"{"version":1,"entries":[1]}"#.to_owned(),
+            r#"{"version":1,"entries":[{"name":"a","type":"dir"}"#.to_owned(),
+            r#"{"version":1,"entries":[{"name":"a","#.to_owned(),
+            r#"{"version":1,"entries"[]}"#.to_owned(),
         ] {
             assert!(Toc::parse(json.as_bytes()).is_err() && read(&json).is_err(), "{json}");
         }

@@ -320,6 +320,10 @@ fn clean(name: &str) -> Vec<&str> {
 
 /// Returns the cleaned path without a leading slash; empty for the root.
 pub fn clean_path(name: &str) -> String {
+    // Nearly all are.
+    if name.split('/').all(|component| !matches!(component, "" | "." | "..")) {
+        return name.to_owned();
+    }
     clean(name).join("/")
 }
 

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 
 use api::Digest;
-use estargz::{EntryType, NO_PREFETCH_LANDMARK, PREFETCH_LANDMARK, TOC_NAME, Toc, TocEntry, time};
+use estargz::{EntryType, NO_PREFETCH_LANDMARK, PREFETCH_LANDMARK, TOC_NAME, TocEntry, time};
 
 use super::{
     BLOCK, CHARACTER, Chunk, DIRECTORY, FIFO, Inode, Name, OPAQUE, PAGE, REGULAR, ROOT, SYMLINK, TYPE, Tree, TreeError,
@@ -24,19 +24,16 @@ const UNKNOWN: u32 = u32::MAX;
 /// The largest chunk that is read.
 const LARGEST_CHUNK: u64 = 64 << 20;
 
-/// Reads a TOC's JSON into a tree.
-pub(super) fn read(toc: &[u8]) -> Result<Tree, TreeError> {
-    let mut builder = Builder::new();
-    Toc::read(toc, |entry| builder.add(&entry))?;
-    builder.finish()
-}
-
 /// Makes a tree of entries that are added in the order of a TOC.
 pub(crate) struct Builder {
     tree: Tree,
     /// Names by the hash of folder and name.
     index: HashMap<u64, u32>,
     hasher: RandomState,
+    /// The folder that was looked for last.
+    last: Option<(String, u32)>,
+    /// The time that was parsed last: one layer has few.
+    time: (String, (i64, u32)),
     implied: HashSet<u32>,
     xattrs: HashMap<u32, Vec<Xattr>>,
     /// Whiteouts: they count only where nothing of that name is in the layer.
@@ -67,6 +64,8 @@ impl Builder {
             tree,
             index: HashMap::new(),
             hasher: RandomState::new(),
+            last: None,
+            time: (String::new(), (0, 0)),
             implied: HashSet::from([ROOT]),
             xattrs: HashMap::new(),
             whiteouts: Vec::new(),
@@ -109,16 +108,23 @@ impl Builder {
     }
 
     fn place(&mut self, parent: u32, leaf: &str, entry: &TocEntry) -> Result<(), TreeError> {
-        let found = self.find(parent, leaf);
-        if let Some(name) = found
+        let slot = self.slot(parent, leaf);
+        if let Ok(name) = slot
             && entry.kind == EntryType::Dir
             && self.tree.is_directory(self.tree.names[name as usize].inode)
         {
             return self.set_folder(self.tree.names[name as usize].inode, entry);
         }
-        let name = match found {
-            Some(name) => name,
-            None => self.insert(parent, leaf).ok_or_else(|| refused(entry, "all names together are too long"))?,
+        let name = match slot {
+            Ok(name) => {
+                // What is replaced may have been a folder.
+                self.last = None;
+                name
+            }
+            Err(key) => {
+                let name = self.insert_at(key, parent, leaf);
+                name.ok_or_else(|| refused(entry, "all names together are too long"))?
+            }
         };
         if entry.kind == EntryType::Hardlink {
             self.tree.names[name as usize].inode = UNKNOWN;
@@ -133,7 +139,7 @@ impl Builder {
     /// Makes the inode of an entry that is neither a hard link nor a folder that is there.
     fn make(&mut self, parent: u32, entry: &TocEntry) -> Result<u32, TreeError> {
         let number = self.number(entry)?;
-        let mut inode = attributes(entry)?;
+        let mut inode = attributes(entry, self.modified(entry))?;
         match entry.kind {
             EntryType::Dir => inode.size = u64::from(parent),
             EntryType::Symlink => {
@@ -166,10 +172,19 @@ impl Builder {
 
     fn set_folder(&mut self, folder: u32, entry: &TocEntry) -> Result<(), TreeError> {
         let before = self.tree.inodes[folder as usize];
-        self.tree.inodes[folder as usize] = Inode { size: before.size, ..attributes(entry)? };
+        self.tree.inodes[folder as usize] = Inode { size: before.size, ..attributes(entry, self.modified(entry))? };
         self.implied.remove(&folder);
         self.set_xattrs(folder, entry);
         Ok(())
+    }
+
+    fn modified(&mut self, entry: &TocEntry) -> (i64, u32) {
+        if entry.modtime != self.time.0 {
+            let parsed = time::parse(&entry.modtime);
+            let bounded = parsed.map_or((0, 0), |(seconds, nanos)| time::bounded(seconds, nanos));
+            self.time = (entry.modtime.clone(), bounded);
+        }
+        self.time.1
     }
 
     fn set_xattrs(&mut self, inode: u32, entry: &TocEntry) {
@@ -219,6 +234,15 @@ impl Builder {
 
     /// Returns the folder at a cleaned path, made where it is not there; `None` where a file is in the way.
     fn folder(&mut self, path: &str) -> Option<u32> {
+        if let Some((_, folder)) = self.last.as_ref().filter(|(last, _)| last == path) {
+            return Some(*folder);
+        }
+        let folder = self.walk(path)?;
+        self.last = Some((path.to_owned(), folder));
+        Some(folder)
+    }
+
+    fn walk(&mut self, path: &str) -> Option<u32> {
         let mut at = ROOT;
         for part in path.split('/').filter(|part| !part.is_empty()) {
             at = match self.find(at, part) {
@@ -264,8 +288,13 @@ impl Builder {
 
     /// Adds a name that is not there; its inode is still to be set.
     fn insert(&mut self, parent: u32, name: &str) -> Option<u32> {
-        let number = u32::try_from(self.tree.names.len()).ok()?;
         let key = self.slot(parent, name).err()?;
+        self.insert_at(key, parent, name)
+    }
+
+    /// Adds a name whose slot is free.
+    fn insert_at(&mut self, key: u64, parent: u32, name: &str) -> Option<u32> {
+        let number = u32::try_from(self.tree.names.len()).ok()?;
         let from = self.push_text(name)?;
         self.tree.names.push(Name { parent, inode: UNKNOWN, from, length: u16::try_from(name.len()).ok()? });
         self.index.insert(key, number);
@@ -378,7 +407,7 @@ fn sort(tree: &mut Tree) {
     }
 }
 
-fn attributes(entry: &TocEntry) -> Result<Inode, TreeError> {
+fn attributes(entry: &TocEntry, modified: (i64, u32)) -> Result<Inode, TreeError> {
     let kind = match entry.kind {
         EntryType::Dir => DIRECTORY,
         EntryType::Symlink => SYMLINK,
@@ -389,10 +418,7 @@ fn attributes(entry: &TocEntry) -> Result<Inode, TreeError> {
     };
     let id = |id: i64| u32::try_from(id).map_err(|_| refused(entry, "an owner is out of range"));
     let permissions = if entry.kind == EntryType::Symlink { 0o777 } else { entry.mode as u32 & 0o7777 };
-    let (seconds, nanos) = match entry.modtime.as_str() {
-        "" => (0, 0),
-        text => time::parse(text).map_or((0, 0), |(seconds, nanos)| time::bounded(seconds, nanos)),
-    };
+    let (seconds, nanos) = modified;
     Ok(Inode { mode: kind | permissions, uid: id(entry.uid)?, gid: id(entry.gid)?, seconds, nanos, ..Inode::default() })
 }
 

@@ -1,7 +1,10 @@
 use super::*;
 
 fn tree(entries: &str) -> Result<Tree, TreeError> {
-    Tree::read(format!(r#"{{"version":1,"entries":[{entries}]}}"#).as_bytes())
+    let mut builder = Builder::new();
+    let json = format!(r#"{{"version":1,"entries":[{entries}]}}"#);
+    estargz::Toc::read(json.as_bytes(), |entry| builder.add(&entry))?;
+    builder.finish()
 }
 
 impl Tree {
