@@ -243,7 +243,7 @@ pub fn program() -> Result<PathBuf> {
 ///
 /// # Errors
 /// It is not built.
-pub(crate) fn built(name: &str) -> Result<PathBuf> {
+pub fn built(name: &str) -> Result<PathBuf> {
     let test = std::env::current_exe()?;
     let folder = test.parent().context("the test has no folder")?;
     // Tests lie in a folder below the programs.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use e2e::{Containerd, run};
+use e2e::{Containerd, go_built, run};
 use serde_json::Value;
 
 /// Opens an eStargz blob with the Go library, checks its TOC and every chunk, and returns the names in its tree.
@@ -17,20 +17,10 @@ pub(crate) fn open(blob: &Path, toc_digest: &str) -> anyhow::Result<Vec<Value>> 
     Ok(lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
 }
 
-/// Returns the program of `tests/oracle`, built once a run; a lock lets one process build and the others wait.
+/// Returns the program of `tests/oracle`, built once a run.
 fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let folder = e2e::workspace("target/oracle");
-        std::fs::create_dir_all(&folder).unwrap();
-        let lock = File::create(folder.join("lock")).unwrap();
-        lock.lock().unwrap();
-        let program = folder.join("oracle");
-        let mut build = Command::new("go");
-        build.args(["build", "-o"]).arg(&program).arg(".").current_dir(e2e::workspace("tests/oracle"));
-        run(&mut build).unwrap();
-        program
-    })
+    PROGRAM.get_or_init(|| go_built("oracle").unwrap())
 }
 
 /// Puts a blob into a containerd and returns the TOC digest that `ctr-remote` finds in it.

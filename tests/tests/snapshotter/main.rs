@@ -23,6 +23,7 @@ mod row;
 #[path = "../formats/rows/mod.rs"]
 mod rows;
 mod semantics;
+mod suite;
 #[path = "../formats/tar.rs"]
 mod tar;
 mod trees;
