@@ -18,6 +18,7 @@ pub struct Containerd {
     socket: PathBuf,
     transport: Transport,
     hosts: Option<PathBuf>,
+    programs: Option<PathBuf>,
     scratch: Scratch,
 }
 
@@ -35,6 +36,14 @@ impl Containerd {
     /// # Errors
     /// It is not ready after a minute; the error carries its log.
     pub fn start_with(node: &Node, transport: Transport, more: &str) -> Result<Self> {
+        Self::start_from(node, transport, more, None)
+    }
+
+    /// Starts a daemon of the programs in a folder, the node's own without one.
+    ///
+    /// # Errors
+    /// It is not ready after a minute; the error carries its log.
+    pub fn start_from(node: &Node, transport: Transport, more: &str, programs: Option<&Path>) -> Result<Self> {
         let scratch = Scratch::new()?;
         let socket = scratch.join("c.sock");
         let dir = scratch.path().display();
@@ -47,12 +56,13 @@ impl Containerd {
         let config = scratch.write("config.toml", &config)?;
         // It keeps the sockets of its shims in /run/containerd, wherever its state is.
         let node = node.with_mounts()?;
-        let mut command = node.command("containerd");
+        let mut command = program(&node, programs, "containerd");
         command.arg("-c").arg(config);
         let mut proc = Proc::start(&command, &scratch.join("containerd.log"))?;
-        proc.ready(|| run(ctr(&node, &socket).arg("version")).is_ok())?;
+        proc.ready(|| run(ctr(&node, programs, &socket).arg("version")).is_ok())?;
         let cgroup = Cgroup::new(&scratch);
-        Ok(Self { _proc: proc, cgroup, node, socket, transport, hosts: None, scratch })
+        let programs = programs.map(Path::to_owned);
+        Ok(Self { _proc: proc, cgroup, node, socket, transport, hosts: None, programs, scratch })
     }
 
     /// Uses a `hosts.toml` for a registry host in every later pull.
@@ -67,7 +77,12 @@ impl Containerd {
 
     /// Returns a `ctr` command for this daemon.
     pub fn ctr(&self) -> Command {
-        ctr(&self.node, &self.socket)
+        ctr(&self.node, self.programs.as_deref(), &self.socket)
+    }
+
+    /// Returns the path of its socket.
+    pub fn address(&self) -> &Path {
+        &self.socket
     }
 
     /// Returns a `ctr-remote` command for this daemon: the reference converter and lazy client.
@@ -129,8 +144,18 @@ impl Containerd {
     }
 }
 
-fn ctr(node: &Node, socket: &Path) -> Command {
-    let mut command = node.command("ctr");
+/// Returns a command of a program of a folder, which finds its like there.
+pub(crate) fn program(node: &Node, programs: Option<&Path>, name: &str) -> Command {
+    let mut command = node.command(name);
+    if let Some(programs) = programs {
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{}:{path}", programs.display()));
+    }
+    command
+}
+
+fn ctr(node: &Node, programs: Option<&Path>, socket: &Path) -> Command {
+    let mut command = program(node, programs, "ctr");
     command.arg("-a").arg(socket);
     command
 }

@@ -1,6 +1,6 @@
 //! containerd's CRI plugin, driven by `crictl` as a kubelet would.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::cgroup::Cgroup;
+use crate::containerd::program;
 use crate::{Node, Proc, Scratch, Snapshotter, example, run, wait, workspace};
 
 /// Nothing of a healthy test takes longer.
@@ -25,27 +26,54 @@ pub struct Cri {
 }
 
 impl Cri {
-    /// Starts a daemon as `docs/examples/snapshotter/containerd.toml` says; `pause` is the image that pods are held by.
+    /// Starts the machine's containerd as `docs/examples/snapshotter/containerd.toml` says; `pause` is the image that pods are held
+    /// by.
     ///
     /// # Errors
     /// It is not ready after a minute; the error carries its log.
     pub fn start(snapshotter: &Snapshotter, pause: &str) -> Result<Self> {
+        let more = format!(
+            "[plugins.'io.containerd.grpc.v1.cri']\nrestrict_oom_score_adj = true\nstream_server_port = '0'\n\
+             sandbox_image = '{pause}'\n"
+        );
+        Self::start_as("containerd.toml", "version = 2\n", &more, snapshotter, None)
+    }
+
+    /// Starts the containerd 2 whose programs are in a folder, as `docs/examples/snapshotter/containerd-2.toml` says.
+    ///
+    /// # Errors
+    /// It is not ready after a minute; the error carries its log.
+    pub fn start_2(snapshotter: &Snapshotter, pause: &str, programs: &Path) -> Result<Self> {
+        let more = format!(
+            "[plugins.'io.containerd.cri.v1.images'.pinned_images]\nsandbox = '{pause}'\n\
+             [plugins.'io.containerd.cri.v1.runtime']\nrestrict_oom_score_adj = true\n\
+             [plugins.'io.containerd.grpc.v1.cri']\nstream_server_port = '0'\n"
+        );
+        Self::start_as("containerd-2.toml", "version = 3\n", &more, snapshotter, Some(programs))
+    }
+
+    fn start_as(
+        file: &str,
+        version: &str,
+        more: &str,
+        snapshotter: &Snapshotter,
+        programs: Option<&Path>,
+    ) -> Result<Self> {
         let scratch = Scratch::new()?;
         let (dir, socket) = (scratch.path().display(), scratch.join("c.sock"));
         let folders = format!(
-            "version = 2\nroot = '{dir}/root'\nstate = '{dir}/state'\n\
+            "{version}root = '{dir}/root'\nstate = '{dir}/state'\n\
              disabled_plugins = ['io.containerd.internal.v1.opt']\n"
         );
         let address = snapshotter.address().display().to_string();
         let replaced =
-            [("version = 2\n", folders.as_str()), ("/run/firstlight-snapshotter/snapshotter.sock", address.as_str())];
-        let config = example("snapshotter/containerd.toml", &replaced)?;
-        let cri = "[plugins.'io.containerd.grpc.v1.cri']\nrestrict_oom_score_adj = true\nstream_server_port = '0'\n";
-        let config = format!("{config}\n[grpc]\naddress = '{}'\n{cri}sandbox_image = '{pause}'\n", socket.display());
+            [(version, folders.as_str()), ("/run/firstlight-snapshotter/snapshotter.sock", address.as_str())];
+        let config = example(&format!("snapshotter/{file}"), &replaced)?;
+        let config = format!("{config}\n[grpc]\naddress = '{}'\n{more}", socket.display());
         let config = scratch.write("config.toml", &config)?;
         // It keeps the sockets of its shims in /run/containerd, wherever its state is.
         let node = Node::Machine.with_mounts()?;
-        let mut command = node.command("containerd");
+        let mut command = program(&node, programs, "containerd");
         command.arg("-c").arg(config);
         let cgroup = Cgroup::new(&scratch);
         let mut proc = Proc::start(&command, &scratch.join("containerd.log"))?;
@@ -126,7 +154,7 @@ impl Drop for Cri {
     }
 }
 
-fn crictl(socket: &std::path::Path) -> Command {
+fn crictl(socket: &Path) -> Command {
     let mut command = Command::new(workspace("target/deploy-tools/crictl"));
     let socket = format!("unix://{}", socket.display());
     // No file of the machine's own is read.

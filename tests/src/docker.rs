@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::cgroup::Cgroup;
-use crate::{Client, Node, Proc, Scratch, run};
+use crate::{Client, Containerd, Node, Proc, Scratch, run};
 
 /// A `dockerd` with folders and socket of its own and no bridge; containers use the node's network.
 ///
@@ -34,6 +34,14 @@ impl Docker {
     /// # Errors
     /// It is not ready after a minute; the error carries its log.
     pub fn start_with(node: &Node, daemon_json: &str) -> Result<Self> {
+        Self::start_on(node, daemon_json, None)
+    }
+
+    /// Starts a daemon with the given `daemon.json` on a containerd of the same node; without one it starts its own.
+    ///
+    /// # Errors
+    /// It is not ready after a minute; the error carries its log.
+    pub fn start_on(node: &Node, daemon_json: &str, containerd: Option<&Containerd>) -> Result<Self> {
         let scratch = Scratch::new()?;
         let socket = scratch.join("d.sock");
         let config = scratch.write("daemon.json", daemon_json)?;
@@ -44,6 +52,9 @@ impl Docker {
         command.arg("--config-file").arg(config).arg("--data-root").arg(scratch.join("data"));
         command.arg("--exec-root").arg(scratch.join("x")).arg("--pidfile").arg(scratch.join("pid"));
         command.arg("-H").arg(format!("unix://{}", socket.display()));
+        if let Some(containerd) = containerd {
+            command.arg("--containerd").arg(containerd.address());
+        }
         let cgroup = Cgroup::new(&scratch);
         command.arg("--cgroup-parent").arg(cgroup.path());
         let mut proc = Proc::start(&command, &scratch.join("dockerd.log"))?;

@@ -32,6 +32,14 @@ impl Images {
         built("debian13.sh", "target/e2e-debian13")
     }
 
+    /// Returns the folder of the programs of containerd 2 (`tests/containerd2.sh`), built if it is not there.
+    ///
+    /// # Errors
+    /// The build failed; the error carries its output.
+    pub fn containerd2() -> Result<PathBuf> {
+        built("containerd2.sh", "target/e2e-containerd2")
+    }
+
     /// Returns the storage tree of a registry that holds the images as `library/NAME`.
     pub fn registry(&self) -> PathBuf {
         self.root.join("registry")

@@ -130,7 +130,7 @@ const ROOT: &str = r#"
     mount -t overlay overlay -o "lowerdir=$4,upperdir=$1/upper,workdir=$1/work" "$1/root"
     cd "$1/root"
     cp /etc/hosts /etc/resolv.conf etc/
-    mount -t proc proc proc; mount --rbind /sys sys; mount --rbind /dev dev; mount -t tmpfs tmpfs run; mount --bind /tmp tmp
+    mount -t proc proc proc; mount --rbind /sys sys; mount --rbind /dev dev; mount -t tmpfs tmpfs run; mount --rbind /tmp tmp
     pivot_root . mnt
     cd /
 "#;

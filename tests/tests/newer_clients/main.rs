@@ -4,6 +4,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod lazy;
+
 use e2e::{Client, Docker, Images, Node, Podman, Registry, Skopeo, Stage, Transport};
 
 const REPOSITORY: &str = "library/python";

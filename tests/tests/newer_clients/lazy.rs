@@ -1,0 +1,95 @@
+//! The snapshotter under containerd 1.7 and 2, alone and under Docker and CRI.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use e2e::{Client, Containerd, Cri, Docker, Images, Node, Snapshotter, Stage, Transport, example, run, wait};
+
+use crate::{REPOSITORY, debian13, runs};
+
+/// No conversion of all layers of a healthy test takes longer.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// A proxy that has all twins of the test image, and a snapshotter that asks it.
+#[derive(Debug)]
+struct World {
+    stage: Stage,
+    snapshotter: Snapshotter,
+    digest: String,
+}
+
+impl World {
+    fn start() -> Self {
+        let stage = Stage::start("original").unwrap();
+        let digest = stage.registry.digest(REPOSITORY, "latest").unwrap();
+        let call = format!("/v2/{REPOSITORY}/_firstlight/lazy/{digest}?wait=30");
+        let is_ready = || {
+            let answer = stage.proxy.request("GET", &call, &[])?.json()?;
+            let layers = answer["layers"].as_array().context("layers")?;
+            Ok(layers.iter().all(|layer| layer["state"] == "ready").then_some(()))
+        };
+        wait::until("conversions", LIMIT, is_ready).unwrap();
+        let config = format!("fill_after = '1h'\n[[proxy]]\nurl = 'http://{}'\n", stage.proxy.at());
+        Self { snapshotter: Snapshotter::start_with(&config).unwrap(), stage, digest }
+    }
+
+    fn reference(&self) -> String {
+        format!("{}/{REPOSITORY}@{}", self.stage.proxy.at(), self.digest)
+    }
+
+    /// Checks that no layer was pulled in the ordinary way.
+    fn assert_lazy(&self) {
+        let log = self.snapshotter.log();
+        assert!(log.contains("before it is here") && !log.contains("ordinary way"), "{log}");
+    }
+
+    /// Pulls by the original digest and runs.
+    fn starts_under(&self, containerd: &Containerd) {
+        let reference = self.reference();
+        containerd.pull_lazily(Snapshotter::NAME, &reference).unwrap();
+        assert_eq!(containerd.digest(&reference).unwrap(), self.digest);
+        let said = containerd.run_with(Snapshotter::NAME, &reference, &["python3", "-c", "print(6 * 7)"]);
+        assert_eq!(said.unwrap(), "42", "{}", self.snapshotter.log());
+        self.assert_lazy();
+    }
+}
+
+#[test]
+fn containerd_1_7_starts_lazily() {
+    let world = World::start();
+    let containerd = Containerd::start_with(&debian13(), Transport::Plain, &world.snapshotter.plugin()).unwrap();
+    world.starts_under(&containerd);
+}
+
+#[test]
+fn containerd_2_starts_lazily() {
+    let world = World::start();
+    let (programs, plugin) = (Images::containerd2().unwrap(), world.snapshotter.plugin());
+    let containerd = Containerd::start_from(&Node::Machine, Transport::Plain, &plugin, Some(&programs)).unwrap();
+    world.starts_under(&containerd);
+}
+
+#[test]
+fn a_kubelet_on_containerd_2_starts_lazily() {
+    let world = World::start();
+    // Whatever runs for a while holds a pod; the image under test does.
+    let pause = format!("{}/library/tiny:latest", world.stage.registry.at());
+    let cri = Cri::start_2(&world.snapshotter, &pause, &Images::containerd2().unwrap()).unwrap();
+    let reference = world.reference();
+    run(cri.crictl().args(["pull", &reference])).unwrap();
+    let digests = cri.digests(&reference).unwrap();
+    assert!(digests.iter().any(|known| known.ends_with(&world.digest)), "{digests:?}");
+    world.assert_lazy();
+}
+
+#[test]
+fn docker_26_starts_lazily() {
+    let world = World::start();
+    let node = debian13();
+    let containerd = Containerd::start_with(&node, Transport::Plain, &world.snapshotter.plugin()).unwrap();
+    let daemon = example("snapshotter/docker.json", &[]).unwrap();
+    let docker = Docker::start_on(&node, &daemon, Some(&containerd)).unwrap();
+    assert_eq!(docker.pull(&world.reference()).unwrap(), world.digest);
+    runs(&docker, &world.reference());
+    world.assert_lazy();
+}
