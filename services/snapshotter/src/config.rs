@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use bytesize::ByteSize;
 use serde::{Deserialize, Deserializer};
 
-use crate::proxies::is_loopback;
+pub use crate::access::Access;
 
 /// The configuration of a snapshotter.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -73,18 +73,9 @@ pub struct ProxyConfig {
     /// The registries that it stands for, `*` for all.
     #[serde(default = "all")]
     pub upstreams: Vec<String>,
-    /// A PEM file of certificates to trust beside the platform's.
-    #[serde(default)]
-    pub ca_file: Option<PathBuf>,
-    /// Allows plain HTTP to another machine: whoever is on the way may change what is mounted, until it is proven.
-    #[serde(default)]
-    pub insecure: bool,
-    /// The user, where the proxy asks for one.
-    #[serde(default)]
-    pub username: Option<String>,
-    /// The file that holds the user's password.
-    #[serde(default)]
-    pub password_file: Option<PathBuf>,
+    /// How it is asked.
+    #[serde(flatten)]
+    pub access: Access,
 }
 
 /// A registry.
@@ -99,18 +90,9 @@ pub struct RegistryConfig {
     /// The hosts, beside its own, that may be asked for tokens with the credentials.
     #[serde(default)]
     pub auth_hosts: Vec<String>,
-    /// A PEM file of certificates to trust beside the platform's.
-    #[serde(default)]
-    pub ca_file: Option<PathBuf>,
-    /// Allows plain HTTP to another machine: whoever is on the way may change what is mounted, until it is proven.
-    #[serde(default)]
-    pub insecure: bool,
-    /// The user; without one, what the Docker configuration says.
-    #[serde(default)]
-    pub username: Option<String>,
-    /// The file that holds the user's password.
-    #[serde(default)]
-    pub password_file: Option<PathBuf>,
+    /// How it is asked; without a user, by what the Docker configuration says.
+    #[serde(flatten)]
+    pub access: Access,
 }
 
 fn all() -> Vec<String> {
@@ -165,21 +147,11 @@ impl Config {
             bail!("convert_wait is longer than {}", humantime::format_duration(LONGEST_WAIT));
         }
         for proxy in &self.proxy {
-            if proxy.username.is_some() != proxy.password_file.is_some() {
-                bail!("proxy {:?}: username and password_file are set together or not at all", proxy.url);
-            }
+            proxy.access.check(&proxy.url).with_context(|| format!("proxy {:?}", proxy.url))?;
         }
         for registry in &self.registry {
-            if registry.username.is_some() != registry.password_file.is_some() {
-                bail!("registry {:?}: username and password_file are set together or not at all", registry.host);
-            }
-            let authority = registry.url.as_deref().and_then(|url| url.strip_prefix("http://"));
-            if authority.is_some_and(|authority| !is_loopback(authority.trim_end_matches('/'))) && !registry.insecure {
-                bail!(
-                    "registry {:?}: plain http to another machine: use https with ca_file, or say insecure = true",
-                    registry.host
-                );
-            }
+            let url = registry.url.as_deref().unwrap_or_default();
+            registry.access.check(url).with_context(|| format!("registry {:?}", registry.host))?;
         }
         Ok(())
     }
@@ -212,7 +184,9 @@ mod tests {
             ("require_proof = true", "require_proof"),
             ("[[proxy]]\nurl = \"https://proxy\"\nusername = \"u\"", "password_file"),
             ("[[proxy]]\nurl = \"https://proxy\"\npassword = \"p\"", "password"),
+            ("[[proxy]]\nurl = \"http://proxy\"", "insecure"),
             ("[[registry]]\nhost = \"r\"\nurl = \"http://r\"", "insecure"),
+            ("[[registry]]\nhost = \"r\"\ntoken = \"t\"", "token"),
             ("[[registry]]\nhost = \"r\"\npassword_file = \"p\"", "username"),
         ] {
             let refused = format!("{:#}", load(text).unwrap_err());

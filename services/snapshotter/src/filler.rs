@@ -2,9 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use api::Digest;
 use telemetry::Shutdown;
 use tokio::time::Instant;
 use upstream::UpstreamError;
@@ -39,6 +40,8 @@ pub(crate) struct Filler {
     pub(crate) layers: Arc<Layers>,
     pub(crate) root: PathBuf,
     pub(crate) notifiers: Vec<Notifier>,
+    /// The refused layers that the kernel was told to forget.
+    pub(crate) forgotten: Mutex<HashSet<(Key, Digest)>>,
     /// How long a new layer is left alone: what starts now needs the network more.
     pub(crate) after: Duration,
     pub(crate) shutdown: Shutdown,
@@ -141,8 +144,13 @@ impl Filler {
                 return Err(std::io::Error::other(error).into());
             }
         };
-        if layer.proof(&origin.expected) != Proof::Pending {
-            return Ok(());
+        match layer.proof(&origin.expected) {
+            Proof::Pending => {}
+            Proof::Proven => return Ok(()),
+            Proof::Refused => {
+                self.forget(origin, layer.tree.inodes()).await;
+                return Ok(());
+            }
         }
         layer.complete(|| self.idle(&layer)).await?;
         match layer.prove(&origin.expected).await? {
@@ -157,6 +165,12 @@ impl Filler {
 
     /// Has the kernel forget what it knows of a layer that is refused.
     async fn forget(&self, origin: &Origin, inodes: u64) {
+        // Once in the life of a process: an earlier one may have died over it.
+        let is_new =
+            self.forgotten.lock().unwrap_or_else(PoisonError::into_inner).insert((origin.key(), origin.layer.clone()));
+        if !is_new {
+            return;
+        }
         let (snapshots, notifiers, origin) = (Arc::clone(&self.snapshots), self.notifiers.clone(), origin.clone());
         let forget = move || match snapshots.ids_of(&origin) {
             Ok(ids) => ids.into_iter().for_each(|id| files::forget(&notifiers, id, inodes)),

@@ -58,6 +58,11 @@ impl Folders {
         Ok(Self { root, above })
     }
 
+    /// Returns the folder of all.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     fn of(&self, id: u64) -> PathBuf {
         self.root.join(id.to_string())
     }

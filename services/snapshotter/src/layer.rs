@@ -1,35 +1,41 @@
 //! [`Layer`]: the files of one twin, of which the bytes come when they are read.
 
 mod data;
+mod error;
 mod inflate;
 mod proof;
 mod replay;
 mod rests;
 mod run;
+mod source;
 mod verdicts;
+mod window;
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use api::{Digest, RepositoryName};
-use bytes::{Bytes, BytesMut};
-use estargz::footer::{self, FOOTER_SIZE};
+use api::Digest;
 use tokio::time::Instant;
-use upstream::{Client, UpstreamError};
+use upstream::UpstreamError;
 
+use crate::layers::Via;
 use crate::room::Room;
 use crate::toc_file;
-use crate::tree::{Tree, TreeError};
+use crate::tree::Tree;
 use data::Data;
 use run::Run;
+use source::Sources;
 use verdicts::Verdicts;
+use window::{Reach, Window};
 
+pub(crate) use error::{OpenError, ReadError};
 pub(crate) use proof::{Commitment, Expected, Proof};
+pub(crate) use source::Source;
 pub(crate) use verdicts::Verdict;
 
 /// How long a read that cannot be served is tried again.
@@ -37,61 +43,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The pause before the second try, doubled for each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// What is fetched at once, in bytes of the blob: behind a miss this part of it within these bounds, and twice as much for each
-/// run that goes on where the last one ended, up to the most.
-const WINDOW_PART: u64 = 512;
-const LEAST_WINDOW: u64 = 128 << 10;
-const FIRST_WINDOW: u64 = 1 << 20;
-const MOST_WINDOW: u64 = 8 << 20;
-/// How near in the blob two misses lie, at most, of which the second is met with a larger window.
-const NEAR: u64 = 4 << 20;
 /// The largest program that is fetched whole once its first bytes were read, in bytes of the blob.
 const MOST_AHEAD: u64 = 16 << 20;
-/// The most places that a layer's bytes come from.
-const MOST_SOURCES: usize = 8;
-/// The most of a blob that is held in memory at once: a large TOC.
-const LARGEST_PIECE: u64 = 256 << 20;
+/// Of that, what one request brings.
+const MOST_WAITED: u64 = 4 << 20;
 /// How often a chunk is fetched that comes out as another one.
 const CORRUPT_TRIES: u32 = 2;
-
-impl Drop for Layer {
-    fn drop(&mut self) {
-        self.room.release(self.here());
-    }
-}
-
-/// Returns the milliseconds since this was first asked.
-fn now() -> u64 {
-    static BEGIN: LazyLock<std::time::Instant> = LazyLock::new(std::time::Instant::now);
-    u64::try_from(BEGIN.elapsed().as_millis()).unwrap_or(u64::MAX)
-}
-
-/// A read that waits, while this lives.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn begin(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::AcqRel);
-        Self(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-/// Where the bytes of a twin come from.
-#[derive(Debug, Clone)]
-pub(crate) struct Source {
-    pub(crate) client: Client,
-    /// The registry as the image's reference named it.
-    pub(crate) host: String,
-    pub(crate) name: RepositoryName,
-    pub(crate) blob: Digest,
-    pub(crate) size: u64,
-}
 
 /// The files of one twin.
 #[derive(Debug)]
@@ -100,15 +57,10 @@ pub(crate) struct Layer {
     data: Data,
     blob: Digest,
     size: u64,
-    /// Where its bytes come from, first where they came from last.
-    sources: Mutex<Vec<Source>>,
+    sources: Sources,
     /// Who fetches which chunk.
     running: Mutex<HashMap<u32, Arc<Run>>>,
-    /// The chunk behind the last run, and how much is fetched at once.
-    next: AtomicU32,
-    window: AtomicU64,
-    /// Where in the blob it lay.
-    last_miss: AtomicU64,
+    window: Window,
     folder: PathBuf,
     /// Where the TOC begins in the blob, once that was asked.
     end: OnceLock<u64>,
@@ -143,96 +95,6 @@ pub(crate) enum Wanted {
     Tar,
 }
 
-/// Why bytes of a layer cannot be read.
-#[derive(Debug, Clone, thiserror::Error)]
-pub(crate) enum ReadError {
-    /// There is no room for what nobody waits for.
-    #[error("the cache or the disk is full")]
-    NoRoom,
-    /// Nobody wants them any more.
-    #[error("the work is over")]
-    Over,
-    /// They do not come.
-    #[error("the bytes do not come")]
-    Upstream(#[from] UpstreamError),
-    /// What comes is something else.
-    #[error("chunk {chunk} of the blob is not what its digest says")]
-    Corrupt {
-        /// Its number.
-        chunk: u32,
-    },
-    /// The disk failed.
-    #[error("the cache on disk failed")]
-    Disk(#[source] Arc<io::Error>),
-}
-
-impl Source {
-    /// Returns a range of the blob.
-    async fn bytes(&self, range: Range<u64>) -> Result<Bytes, ReadError> {
-        let expected = range.end - range.start;
-        if expected > LARGEST_PIECE {
-            let what = format!("{expected} bytes without a file's; the most is {LARGEST_PIECE}");
-            return Err(UpstreamError::Protocol { what }.into());
-        }
-        let mut answer = self.client.blob(&self.name, &self.blob, Some(range.clone())).await?;
-        // Who does not know ranges sends it all.
-        let mut skip = if answer.range.is_some() { 0 } else { range.start };
-        let mut bytes = BytesMut::new();
-        while (bytes.len() as u64) < expected {
-            let Some(next) = answer.body.chunk().await? else {
-                return Err(UpstreamError::Truncated { expected, received: bytes.len() as u64 }.into());
-            };
-            let passed = skip.min(next.len() as u64);
-            skip -= passed;
-            bytes.extend_from_slice(&next[passed as usize..]);
-        }
-        bytes.truncate(expected as usize);
-        Ok(bytes.freeze())
-    }
-
-    /// Returns where the TOC begins in the blob.
-    async fn toc_offset(&self) -> Result<u64, ReadError> {
-        let wrong = || ReadError::Upstream(UpstreamError::Protocol { what: "the blob has no eStargz footer".into() });
-        let start = self.size.checked_sub(FOOTER_SIZE as u64).ok_or_else(wrong)?;
-        let footer = self.bytes(start..self.size).await?;
-        footer::parse(&footer).filter(|end| *end < start).ok_or_else(wrong)
-    }
-
-    /// Returns the gzip members that hold the TOC.
-    pub(crate) async fn toc_members(&self) -> Result<Bytes, ReadError> {
-        let start = self.toc_offset().await?;
-        self.bytes(start..self.size - FOOTER_SIZE as u64).await
-    }
-}
-
-impl From<io::Error> for ReadError {
-    fn from(error: io::Error) -> Self {
-        Self::Disk(Arc::new(error))
-    }
-}
-
-/// Why a layer cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum OpenError {
-    /// Its folder cannot be used.
-    #[error("cannot use {}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// Its TOC is not the one that was fetched.
-    #[error("the TOC in {} is damaged", path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Its TOC makes no tree.
-    #[error(transparent)]
-    Tree(#[from] TreeError),
-}
-
 impl Layer {
     /// Opens the layer in `folder`, where its TOC lies in `file`. May take its time.
     ///
@@ -248,16 +110,15 @@ impl Layer {
     ) -> Result<Self, OpenError> {
         let tree = toc_file::read(&folder.join(file), toc)?;
         let data = Data::open(folder, &tree).map_err(|source| OpenError::Io { path: folder.to_owned(), source })?;
+        let window = Window::new(source.size);
         let layer = Self {
             tree,
             data,
             blob: source.blob.clone(),
             size: source.size,
-            sources: Mutex::new(vec![source]),
+            sources: Sources::new(source),
             running: Mutex::default(),
-            next: AtomicU32::new(u32::MAX),
-            window: AtomicU64::new(LEAST_WINDOW),
-            last_miss: AtomicU64::new(u64::MAX / 2),
+            window,
             folder: folder.to_owned(),
             end: OnceLock::new(),
             verdicts: Verdicts::open(folder).map_err(|source| OpenError::Io { path: folder.to_owned(), source })?,
@@ -271,25 +132,14 @@ impl Layer {
         Ok(layer)
     }
 
-    fn sources(&self) -> MutexGuard<'_, Vec<Source>> {
-        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Returns whom to ask for bytes.
-    fn source(&self) -> Source {
-        // There is always one.
-        self.sources()[0].clone()
-    }
-
     /// Tells whether a repository is one of those that its bytes come from.
-    pub(crate) fn comes_from(&self, host: &str, repository: &str) -> bool {
-        let sources = self.sources();
-        sources.len() >= MOST_SOURCES || sources.iter().any(|one| one.host == host && one.name.as_str() == repository)
+    pub(crate) fn comes_from(&self, via: Via, host: &str, repository: &str) -> bool {
+        self.sources.have(via, host, repository)
     }
 
     /// Adds a place that its bytes come from, too: it is asked when others fail.
     pub(crate) fn add_source(&self, source: Source) {
-        self.sources().push(source);
+        self.sources.add(source);
     }
 
     /// Returns how many bytes its data takes of the disk.
@@ -325,8 +175,8 @@ impl Layer {
     /// # Errors
     /// What went wrong.
     pub(crate) async fn hold(&self, holder: &str) -> Result<(), UpstreamError> {
-        let source = self.source();
-        source.client.hold(&source.name, &source.blob, holder).await
+        let source = self.sources.first();
+        source.client()?.hold(&source.name, &source.blob, holder).await
     }
 
     /// Returns how many reads wait for bytes.
@@ -368,18 +218,21 @@ impl Layer {
         let deadline = Instant::now() + PATIENCE;
         let (mut pause, mut corrupt) = (FIRST_PAUSE, 0);
         loop {
+            let asked = self.sources.first();
             let error = match self.try_all(chunks.clone(), wanted).await {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
             corrupt += u32::from(matches!(error, ReadError::Corrupt { .. }));
-            self.sources().rotate_left(1);
+            if matches!(error, ReadError::Upstream(_) | ReadError::Corrupt { .. }) {
+                self.sources.turn_from(&asked);
+            }
             let is_final = match &error {
                 ReadError::Upstream(_) => Instant::now() + pause > deadline,
-                ReadError::Corrupt { .. } => corrupt >= CORRUPT_TRIES,
+                ReadError::Corrupt { .. } => corrupt >= CORRUPT_TRIES.max(self.sources.count()),
                 // Something else may be evicted.
                 ReadError::Disk(full) if full.kind() == ErrorKind::StorageFull && wanted == Wanted::Bytes => {
-                    self.room.ask_for(MOST_WINDOW);
+                    self.room.ask_for(window::MOST);
                     Instant::now() + pause > deadline
                 }
                 ReadError::Disk(_) | ReadError::NoRoom | ReadError::Over => true,
@@ -457,28 +310,31 @@ impl Layer {
         if let Some(run) = running.get(&chunk) {
             return Some(Arc::clone(run));
         }
-        let (window, behind) = if wanted == Wanted::Bytes { self.window_at(chunk) } else { (0, 0) };
         let chunks = self.tree.chunks();
+        let offset = chunks[chunk as usize].offset;
+        let (reach, end) = match wanted {
+            Wanted::Bytes => (self.window.miss(chunk, offset), end),
+            // Not in one request: who reads its end first is not to wait for all.
+            Wanted::Ahead => (Reach::default(), end.min(self.tree.chunk_at(offset + MOST_WAITED).max(chunk + 1))),
+            Wanted::Tar => (Reach::default(), end),
+        };
         let mut last = chunk + 1;
         while (last as usize) < chunks.len()
             && !is_here(last)
             && !running.contains_key(&last)
-            && chunks[last as usize].offset >= chunks[last as usize - 1].offset
-            && (last < end || chunks[last as usize].offset - chunks[chunk as usize].offset < window)
+            && (last < end || chunks[last as usize].offset - offset < reach.behind)
         {
             last += 1;
         }
         if wanted == Wanted::Bytes {
-            self.next.store(last, Ordering::Relaxed);
+            self.window.ran_to(last);
         }
         let asked = if wanted == Wanted::Ahead { chunk } else { end };
         let run = Arc::new(Run::new(chunk..last, asked, wanted));
         running.extend((chunk..last).map(|chunk| (chunk, Arc::clone(&run))));
         drop(running);
         tokio::spawn(Arc::clone(&run).fetch(Arc::clone(self)));
-        let from = chunks[chunk as usize].offset.saturating_sub(behind);
-        let first =
-            chunks[..chunk as usize].iter().rposition(|before| before.offset < from).map_or(0, |at| at + 1) as u32;
+        let first = self.tree.chunk_at(offset.saturating_sub(reach.before));
         (first..chunk).for_each(|before| drop(self.run_for(before, chunk, Wanted::Ahead)));
         Some(run)
     }
@@ -490,21 +346,32 @@ impl Layer {
             file.clone().for_each(|chunk| drop(self.run_for(chunk, file.end, Wanted::Ahead)));
         }
     }
+}
 
-    /// Returns how much is fetched behind a miss, and how much before it.
-    fn window_at(&self, chunk: u32) -> (u64, u64) {
-        let at = self.tree.chunks()[chunk as usize].offset;
-        let before = self.last_miss.swap(at, Ordering::Relaxed);
-        let is_next = self.next.load(Ordering::Relaxed) == chunk;
-        let is_near = at.abs_diff(before) <= NEAR;
-        let first = (self.size / WINDOW_PART).clamp(LEAST_WINDOW, FIRST_WINDOW);
-        let doubled = self.window.load(Ordering::Relaxed) * 2;
-        let window = match (is_next, is_near) {
-            (true, _) => doubled.min(MOST_WINDOW),
-            (false, true) => doubled.min(first * 2),
-            (false, false) => first,
-        };
-        self.window.store(window, Ordering::Relaxed);
-        (window, if is_near && !is_next { window / 2 } else { 0 })
+impl Drop for Layer {
+    fn drop(&mut self) {
+        self.room.release(self.here());
+    }
+}
+
+/// Returns the milliseconds since this was first asked.
+fn now() -> u64 {
+    static BEGIN: LazyLock<std::time::Instant> = LazyLock::new(std::time::Instant::now);
+    u64::try_from(BEGIN.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A read that waits, while this lives.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }

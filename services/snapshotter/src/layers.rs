@@ -13,7 +13,7 @@ use api::lazy::Toc;
 use api::{Digest, LazyTwin, RepositoryName};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex as AsyncMutex;
-use upstream::UpstreamError;
+use upstream::{Client, UpstreamError};
 
 use crate::SnapshotError;
 use crate::layer::{Commitment, Counts, Expected, Layer, OpenError, Source};
@@ -50,6 +50,29 @@ pub(crate) enum Via {
     Proxy,
     /// The registry itself: the layer is its own twin.
     Registry,
+}
+
+/// Whom bytes are asked of.
+#[derive(Debug)]
+pub(crate) struct Clients {
+    proxies: Arc<Proxies>,
+    registries: Arc<Registries>,
+}
+
+impl Clients {
+    /// Returns a client for images of the registry `host`.
+    ///
+    /// # Errors
+    /// [`LayerError::NoProxy`] or [`LayerError::Registry`].
+    pub(crate) fn of(&self, via: Via, host: &str) -> Result<Client, LayerError> {
+        let host_of = || host.to_owned();
+        match via {
+            Via::Proxy => Ok(self.proxies.of(host).ok_or_else(|| LayerError::NoProxy { host: host_of() })?.1),
+            Via::Registry => {
+                self.registries.of(host).map_err(|source| LayerError::Registry { host: host_of(), source })
+            }
+        }
+    }
 }
 
 /// What makes two twins the same: the same bytes, told by the same TOC.
@@ -126,8 +149,7 @@ struct Want {
 #[derive(Debug)]
 pub(crate) struct Layers {
     folder: PathBuf,
-    proxies: Arc<Proxies>,
-    registries: Arc<Registries>,
+    clients: Arc<Clients>,
     room: Arc<Room>,
     counts: Arc<Counts>,
     slots: Mutex<HashMap<Key, Arc<Slot>>>,
@@ -180,8 +202,7 @@ impl Layers {
         only_ours.map_err(|error| SnapshotError::io("set the mode of", &folder, error))?;
         Ok(Self {
             folder,
-            proxies,
-            registries,
+            clients: Arc::new(Clients { proxies, registries }),
             room: Arc::new(Room::new(cap)),
             counts: Arc::default(),
             slots: Mutex::default(),
@@ -198,16 +219,10 @@ impl Layers {
     }
 
     fn source(&self, origin: &Origin) -> Result<Source, LayerError> {
-        let none = || LayerError::NoProxy { host: origin.host.clone() };
-        let client = match origin.via {
-            Via::Proxy => self.proxies.of(&origin.host).ok_or_else(none)?.1,
-            Via::Registry => {
-                let of = self.registries.of(&origin.host);
-                of.map_err(|source| LayerError::Registry { host: origin.host.clone(), source })?
-            }
-        };
-        let name = RepositoryName::parse(&origin.repository).map_err(|_| none())?;
-        Ok(Source { client, host: origin.host.clone(), name, blob: origin.twin.clone(), size: origin.twin_size })
+        let name = RepositoryName::parse(&origin.repository);
+        let name = name.map_err(|_| LayerError::NoProxy { host: origin.host.clone() })?;
+        let (clients, host) = (Arc::clone(&self.clients), origin.host.clone());
+        Ok(Source { clients, via: origin.via, host, name, blob: origin.twin.clone(), size: origin.twin_size })
     }
 
     /// Returns a layer of which the TOC is on the disk. Of many who want it one opens it. May take its time.
@@ -247,7 +262,7 @@ impl Layers {
 
     /// Returns a layer that is open, which has one more source from now on.
     fn known(&self, layer: &Arc<Layer>, origin: &Origin) -> Result<Arc<Layer>, LayerError> {
-        if !layer.comes_from(&origin.host, &origin.repository) {
+        if !layer.comes_from(origin.via, &origin.host, &origin.repository) {
             layer.add_source(self.source(origin)?);
         }
         Ok(Arc::clone(layer))
@@ -313,8 +328,7 @@ impl Layers {
     /// # Errors
     /// See [`LayerError`].
     pub(crate) async fn own(&self, wanted: &Wanted, toc: &Digest, below: Option<Digest>) -> Result<Origin, LayerError> {
-        let error = |source| LayerError::Registry { host: wanted.host.clone(), source };
-        let client = self.registries.of(&wanted.host).map_err(error)?;
+        let client = self.clients.of(Via::Registry, &wanted.host)?;
         let size = client.blob_size(&wanted.name, &wanted.layer).await?;
         Ok(Origin {
             via: Via::Registry,

@@ -73,6 +73,9 @@ pub(crate) enum NotLazy {
         /// The chain that was asked for.
         wanted: Digest,
     },
+    /// What is said of the end of its tar cannot be.
+    #[error("its tar is said to end with more than any does")]
+    Tail,
     /// There is a snapshot of that name on another parent.
     #[error("there is one of that name on another parent")]
     OtherParent,
@@ -106,6 +109,7 @@ impl NotLazy {
             Self::Unreachable(_) => "unreachable",
             Self::NoTwin { state, .. } => state,
             Self::Chain { .. } => "chain_mismatch",
+            Self::Tail => "tail",
             Self::OtherParent => "other_parent",
             Self::Refused => "refused",
             Self::Parent { .. } => "parent",
@@ -166,6 +170,9 @@ impl Lazy {
             return Err(NotLazy::Chain { diff_id: twin.diff_id.clone(), found, wanted: wanted.chain.clone() });
         }
         let origin = Origin::new(&wanted.host, &wanted.name, &wanted.layer, &twin);
+        if !origin.expected.is_bounded() {
+            return Err(NotLazy::Tail);
+        }
         self.mount(wanted, parent, labels, origin).await
     }
 

@@ -4,6 +4,7 @@
 //! mounts that are made of them. What has a twin is not unpacked: `Lazy` commits it at once, and a `Layer` brings its
 //! bytes when they are read, through the file system that `LazyMount` is.
 
+mod access;
 mod error;
 mod evictor;
 mod files;

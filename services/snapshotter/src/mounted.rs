@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -49,13 +50,18 @@ enum Found {
 
 impl Mounted {
     /// Returns the layer on top of others, the nearest first.
-    pub(crate) fn new(layer: Arc<Layer>, expected: &Expected, below: &[Below<'_>]) -> Self {
-        let (tree, at) = (&layer.tree, |path: &str| below_at(path, below));
-        let implied = tree.folders(|folder| tree.is_implied(folder)).into_iter();
-        let implied = implied.filter_map(|(folder, path)| Some((folder, at(&path)?))).collect();
-        let opaque = tree.folders(|folder| tree.is_opaque(folder)).into_iter();
-        let opaque = opaque.filter_map(|(folder, path)| at(&path).map(|_| folder)).collect();
-        Self { verdict: layer.verdict(expected), layer, implied, opaque }
+    ///
+    /// # Errors
+    /// What lies below cannot be looked at.
+    pub(crate) fn new(layer: Arc<Layer>, expected: &Expected, below: &[Below<'_>]) -> io::Result<Self> {
+        let (mut implied, mut opaque) = (HashMap::new(), HashSet::new());
+        for (folder, path) in layer.tree.folders(|folder| layer.tree.is_implied(folder)) {
+            implied.extend(below_at(&path, below)?.map(|found| (folder, found)));
+        }
+        for (folder, path) in layer.tree.folders(|folder| layer.tree.is_opaque(folder)) {
+            opaque.extend(below_at(&path, below)?.map(|_| folder));
+        }
+        Ok(Self { verdict: layer.verdict(expected), layer, implied, opaque })
     }
 
     /// Tells whether the layer came out as another one than its image says: nothing of it is shown.
@@ -118,43 +124,44 @@ impl Mounted {
 }
 
 /// Returns what the layers below show at a path, if that is a folder.
-fn below_at(path: &str, below: &[Below<'_>]) -> Option<Folder> {
+fn below_at(path: &str, below: &[Below<'_>]) -> io::Result<Option<Folder>> {
     for layer in below {
         let found = match layer {
             Below::Lazy(mounted) => mounted.at(path),
-            Below::Unpacked(root) => unpacked_at(root, path),
+            Below::Unpacked(root) => unpacked_at(root, path)?,
         };
         match found {
-            Found::Folder(folder) => return Some(folder),
+            Found::Folder(folder) => return Ok(Some(folder)),
             Found::Nothing => {}
-            Found::Hidden => return None,
+            Found::Hidden => return Ok(None),
         }
     }
-    None
+    Ok(None)
 }
 
-fn unpacked_at(root: &Path, path: &str) -> Found {
+fn unpacked_at(root: &Path, path: &str) -> io::Result<Found> {
     let mut at = root.to_owned();
     let mut is_opaque = false;
     for part in path.split('/').filter(|part| !part.is_empty()) {
         at.push(part);
         match fs::symlink_metadata(&at) {
             Ok(found) if found.is_dir() => {}
-            Ok(_) => return Found::Hidden,
-            Err(_) if is_opaque => return Found::Hidden,
-            Err(_) => return Found::Nothing,
+            Ok(_) => return Ok(Found::Hidden),
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            Err(_) if is_opaque => return Ok(Found::Hidden),
+            Err(_) => return Ok(Found::Nothing),
         }
         let mut value = [0; 8];
         is_opaque |= rustix::fs::lgetxattr(&at, OPAQUE, &mut value).is_ok_and(|length| value[..length] == *b"y");
     }
-    let Ok(found) = fs::symlink_metadata(&at) else { return Found::Nothing };
-    Found::Folder(Folder {
+    let found = fs::symlink_metadata(&at)?;
+    Ok(Found::Folder(Folder {
         mode: found.mode(),
         uid: found.uid(),
         gid: found.gid(),
         modified: (found.mtime(), u32::try_from(found.mtime_nsec()).unwrap_or(0)),
         xattrs: xattrs(&at),
-    })
+    }))
 }
 
 fn xattrs(path: &Path) -> Vec<Xattr> {

@@ -1,12 +1,10 @@
 //! [`Proxies`]: whom to ask for the twins of an image, and who is better not asked just now.
 
-use std::fs;
-use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
-use upstream::{Client, Credentials, RetryPolicy, Secret, Settings, Timeouts, UpstreamError};
+use anyhow::Context;
+use upstream::{Client, RetryPolicy, Settings, Timeouts, UpstreamError};
 
 use crate::config::ProxyConfig;
 
@@ -58,25 +56,10 @@ impl Proxy {
     fn new(config: &ProxyConfig) -> anyhow::Result<Self> {
         let (scheme, rest) = config.url.split_once("://").unwrap_or(("", &config.url));
         let authority = rest.split('/').next().unwrap_or_default();
-        let plain_http = scheme == "http";
-        if plain_http && !config.insecure && !is_loopback(authority) {
-            bail!("plain http to another machine: use https with ca_file, or say insecure = true");
-        }
-        let ca_pem = match &config.ca_file {
-            Some(path) => Some(fs::read(path).with_context(|| format!("cannot read {}", path.display()))?),
-            None => None,
-        };
-        let credentials = match (&config.username, &config.password_file) {
-            (Some(username), Some(path)) => {
-                let password = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-                Some(Credentials { username: username.clone(), password: Secret::new(password.trim_end_matches('\n')) })
-            }
-            _ => None,
-        };
         let settings = Settings {
-            plain_http,
-            ca_pem,
-            credentials,
+            plain_http: scheme == "http",
+            ca_pem: config.access.ca_pem()?,
+            credentials: config.access.credentials()?,
             direct: true,
             timeouts: Timeouts { connect: PATIENCE, idle: IDLE, ..Timeouts::default() },
             // Reads have a patience of their own.
@@ -116,66 +99,37 @@ impl Proxy {
     }
 }
 
-/// Tells whether a host, with or without a port, is this machine.
-pub(crate) fn is_loopback(authority: &str) -> bool {
-    let host = match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
-        _ => authority,
-    };
-    let host = host.trim_matches(['[', ']']);
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
 #[cfg(test)]
 mod tests {
+    use crate::access::Access;
+
     use super::*;
 
-    fn config(url: &str, upstreams: &[&str], insecure: bool) -> ProxyConfig {
+    fn config(url: &str, upstreams: &[&str]) -> ProxyConfig {
         ProxyConfig {
             url: url.to_owned(),
             upstreams: upstreams.iter().map(ToString::to_string).collect(),
-            ca_file: None,
-            insecure,
-            username: None,
-            password_file: None,
-        }
-    }
-
-    #[test]
-    fn plain_http_leaves_the_machine_only_where_that_was_said() {
-        for (url, insecure, is_taken) in [
-            ("http://127.0.0.1:5080", false, true),
-            ("http://[::1]:5080", false, true),
-            ("http://localhost", false, true),
-            ("http://proxy:5080", false, false),
-            ("http://127.0.0.1.example.com", false, false),
-            ("http://proxy:5080", true, true),
-            ("https://proxy", false, true),
-            ("proxy", true, false),
-        ] {
-            assert_eq!(Proxies::new(&[config(url, &["*"], insecure)]).is_ok(), is_taken, "{url} {insecure}");
+            access: Access::default(),
         }
     }
 
     #[test]
     fn an_image_is_asked_of_who_stands_for_its_registry() {
-        let proxies = Proxies::new(&[
-            config("https://first", &["docker.io", "quay.io"], false),
-            config("https://second:444", &["*"], false),
-        ]);
+        let proxies =
+            Proxies::new(&[config("https://first", &["docker.io", "quay.io"]), config("https://second:444", &["*"])]);
         let proxies = proxies.unwrap();
         for (host, authority) in
             [("quay.io", "first"), ("ghcr.io", "second:444"), ("first", "first"), ("second:444", "second:444")]
         {
             assert_eq!(proxies.of(host).unwrap().0.authority, authority);
         }
-        assert!(Proxies::new(&[config("https://first", &["quay.io"], false)]).unwrap().of("ghcr.io").is_none());
+        assert!(Proxies::new(&[config("https://first", &["quay.io"])]).unwrap().of("ghcr.io").is_none());
     }
 
     /// Who does not answer costs one wait, and no more of them for a while.
     #[tokio::test(start_paused = true)]
     async fn a_silent_proxy_is_asked_once() {
-        let proxies = Proxies::new(&[config("https://first", &["*"], false)]).unwrap();
+        let proxies = Proxies::new(&[config("https://first", &["*"])]).unwrap();
         let (proxy, _) = proxies.of("ghcr.io").unwrap();
         let start = tokio::time::Instant::now();
         let silence = || std::future::pending::<Result<(), UpstreamError>>();

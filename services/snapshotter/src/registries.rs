@@ -1,17 +1,15 @@
 //! [`Registries`]: the registries themselves, for images whose own layers are eStargz.
 
 use std::collections::HashMap;
-use std::fs;
-use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use upstream::docker_config::{self, DockerConfigError};
-use upstream::{Client, Credentials, RetryPolicy, Secret, Settings, SettingsError, Timeouts};
+use upstream::{Client, Credentials, RetryPolicy, Settings, SettingsError, Timeouts};
 
+use crate::access::{self, Access, FileError, is_loopback};
 use crate::config::RegistryConfig;
-use crate::proxies::is_loopback;
 
 /// How long a registry may take to answer.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -36,13 +34,8 @@ pub(crate) struct Registries {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RegistryError {
     /// A file that is configured cannot be read.
-    #[error("cannot read {}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The Docker configuration cannot be used.
     #[error("the credentials in {} cannot be used", path.display())]
     DockerConfig {
@@ -91,15 +84,12 @@ impl Registries {
         if host == DOCKER_HUB {
             auth_hosts.push(DOCKER_HUB_TOKENS.to_owned());
         }
-        let ca_pem = match config.and_then(|config| config.ca_file.as_ref()) {
-            Some(path) => Some(fs::read(path).map_err(|source| RegistryError::File { path: path.clone(), source })?),
-            None => None,
-        };
+        let access = config.map(|config| config.access.clone()).unwrap_or_default();
         Ok(Settings {
             plain_http: url.starts_with("http://"),
             auth_hosts,
-            ca_pem,
-            credentials: self.credentials(host, config)?,
+            ca_pem: access.ca_pem()?,
+            credentials: self.credentials(host, &access)?,
             timeouts: Timeouts { connect: CONNECT, idle: IDLE, ..Timeouts::default() },
             // Reads have a patience of their own.
             retry: RetryPolicy { attempts: 1, ..RetryPolicy::default() },
@@ -107,21 +97,20 @@ impl Registries {
         })
     }
 
-    fn credentials(&self, host: &str, config: Option<&RegistryConfig>) -> Result<Option<Credentials>, RegistryError> {
-        if let Some((username, path)) = config.and_then(|c| c.username.as_ref().zip(c.password_file.as_ref())) {
-            let read = fs::read_to_string(path);
-            let password = read.map_err(|source| RegistryError::File { path: path.clone(), source })?;
-            let password = Secret::new(password.trim_end_matches('\n'));
-            return Ok(Some(Credentials { username: username.clone(), password }));
-        }
-        let Some(path) = &self.docker_config else { return Ok(None) };
-        let config = match fs::read(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            read => read.map_err(|source| RegistryError::File { path: path.clone(), source })?,
+    fn credentials(&self, host: &str, access: &Access) -> Result<Option<Credentials>, RegistryError> {
+        let given = access.credentials()?;
+        let Some(path) = self.docker_config.as_ref().filter(|_| given.is_none()) else { return Ok(given) };
+        let config = match access::read(path) {
+            Err(error) if error.is_missing() => return Ok(None),
+            read => read?,
         };
         match docker_config::credentials(&config, host) {
             Ok(credentials) => Ok(Some(credentials)),
             Err(DockerConfigError::Missing { .. }) => Ok(None),
+            Err(helper @ (DockerConfigError::Helper { .. } | DockerConfigError::IdentityToken { .. })) => {
+                tracing::warn!(path = %path.display(), error = &helper as &dyn std::error::Error, "asking without credentials");
+                Ok(None)
+            }
             Err(source) => Err(RegistryError::DockerConfig { path: path.clone(), source }),
         }
     }

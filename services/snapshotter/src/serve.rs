@@ -3,8 +3,8 @@
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -81,6 +81,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         layers: Arc::clone(&layers),
         root: root.clone(),
         notifiers: mount.notifiers(),
+        forgotten: Mutex::default(),
         after: fill_after,
         shutdown: shutdown.clone(),
     };

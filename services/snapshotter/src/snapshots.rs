@@ -287,7 +287,8 @@ impl Snapshots {
             Place::Lazy | Place::Bare => Ok(Below::Lazy(self.mounted(parent.id)?)),
         });
         let below = below.collect::<Result<Vec<_>, SnapshotError>>()?;
-        Ok(Arc::new(Mounted::new(layer, &origin.expected, &below)))
+        let mounted = Mounted::new(layer, &origin.expected, &below);
+        Ok(Arc::new(mounted.map_err(|error| SnapshotError::io("look below a layer in", self.folders.root(), error))?))
     }
 
     /// Tells whether a lazy snapshot's layer was found to be another one than its image says.

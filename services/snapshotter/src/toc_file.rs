@@ -49,7 +49,7 @@ impl TocFile {
     /// # Errors
     /// See [`LayerError`].
     pub(crate) async fn fetch(self, source: &Source, toc: &Toc) -> Result<(), LayerError> {
-        let mut body = source.client.toc(&source.name, toc).await?;
+        let mut body = source.client()?.toc(&source.name, toc).await?;
         let mut writer = Writer::new(self.0, body.is_packed)?;
         while let Some(bytes) = body.chunk().await? {
             let written = telemetry::blocking(move || writer.write_all(&bytes).map(|()| writer)).await;

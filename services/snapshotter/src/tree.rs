@@ -301,9 +301,17 @@ impl Tree {
     /// Tells whether [`Self::span`] of a chunk ends where what follows it begins.
     pub(crate) fn knows_end_of(&self, chunk: u32, end: Option<u64>) -> bool {
         let span = self.span(chunk..chunk + 1, end);
-        let own = self.chunks[chunk as usize].offset;
-        let behind = self.chunks[chunk as usize..].iter().map(|chunk| chunk.offset).find(|&at| at > own);
-        behind.or(end) == Some(span.end)
+        self.behind(self.chunks[chunk as usize].offset).or(end) == Some(span.end)
+    }
+
+    /// Returns the first chunk that begins at an offset of the blob or behind it.
+    pub(crate) fn chunk_at(&self, offset: u64) -> u32 {
+        self.chunks.partition_point(|chunk| chunk.offset < offset) as u32
+    }
+
+    /// Returns where the member behind the one at `offset` begins. Chunks lie in the order of the blob.
+    fn behind(&self, offset: u64) -> Option<u64> {
+        self.chunks.get(self.chunks.partition_point(|chunk| chunk.offset <= offset)).map(|chunk| chunk.offset)
     }
 
     /// Returns the bytes of the blob that the members of a run of chunks take; `end` is where the last member of all ends, if
@@ -313,8 +321,7 @@ impl Tree {
         let start = run.first().map_or(0, |chunk| chunk.offset);
         let Some(last) = run.last() else { return start..start };
         // What follows in the blob begins a member of its own.
-        let behind = self.chunks[chunks.end as usize..].iter().map(|chunk| chunk.offset).find(|&at| at > last.offset);
-        match behind.or(end) {
+        match self.behind(last.offset).or(end) {
             Some(behind) => start..behind.min(last.bound() + LARGEST_REST),
             None => start..last.bound(),
         }

@@ -1,9 +1,10 @@
 //! Images whose own layers are eStargz, mounted from their registry, with no proxy.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use e2e::{
-    Containerd, Node, Registry, RegistryOptions, Relay, Scratch, Snapshotter, TreeKind as Kind, is_root, run, skip, web,
+    Containerd, Node, Registry, RegistryOptions, Relay, Scratch, Snapshotter, Tree, TreeKind as Kind, drop_caches,
+    is_root, run, skip, web,
 };
 use serde_json::json;
 
@@ -52,36 +53,89 @@ fn an_estargz_image_is_lazy_without_a_proxy() {
     assert_eq!(bench.containerd.digest(&reference).unwrap(), digest);
 }
 
+/// An own image in a registry that wants a login, which Docker's configuration has.
+struct Guarded {
+    _registry: Registry,
+    bench: Bench,
+    docker: PathBuf,
+    reference: String,
+    _scratch: Scratch,
+}
+
+impl Guarded {
+    const LOGIN: &str = "somebody:secret";
+
+    fn start(more: &str) -> Self {
+        let (user, password) = Self::LOGIN.split_once(':').unwrap();
+        let login = Some((user.to_owned(), password.to_owned()));
+        let options = RegistryOptions { empty: true, login, ..RegistryOptions::default() };
+        let registry = Registry::start_with(&Node::Machine, &options).unwrap();
+        registry.push("tiny", REPOSITORY, "latest").unwrap();
+        let scratch = Scratch::new().unwrap();
+        let (_, basic) = web::basic(user, password);
+        let auth = basic.strip_prefix("Basic ").unwrap();
+        let auths = json!({"auths": {registry.at().to_string(): {"auth": auth}}});
+        let docker = scratch.write("config.json", &auths.to_string()).unwrap();
+        let bench = Bench::start_with(&format!("docker_config = '{}'\n{more}", docker.display()));
+        let digest = convert(&bench.containerd, &registry, REPOSITORY, Some(Self::LOGIN));
+        let reference = format!("{}/{REPOSITORY}@{digest}", registry.at());
+        Self { _registry: registry, bench, docker, reference, _scratch: scratch }
+    }
+
+    fn pull(&self) {
+        let pull = ["images", "rpull", "--plain-http", "--user", Self::LOGIN, "--snapshotter", Snapshotter::NAME];
+        run(self.bench.containerd.ctr_remote().args(pull).arg(&self.reference)).unwrap();
+        self.bench.assert_lazy();
+    }
+
+    fn ours(&self) -> Tree {
+        self.bench.tree(Snapshotter::NAME, &top_of(&self.bench, Snapshotter::NAME)).unwrap()
+    }
+
+    /// Pulls in the ordinary way.
+    fn theirs(&self) -> Tree {
+        let pull = ["images", "pull", "--plain-http", "--user", Self::LOGIN, "--snapshotter", ORDINARY];
+        run(self.bench.containerd.ctr().args(pull).arg(&self.reference)).unwrap();
+        self.bench.tree(ORDINARY, &top_of(&self.bench, ORDINARY)).unwrap()
+    }
+}
+
 /// With the credentials that Docker keeps; all of it comes, is proven and the same as an ordinary pull.
 #[test]
 fn an_own_image_behind_a_login_is_proven() {
     if !is_root() {
         return skip("an_own_image_behind_a_login_is_proven", "not root");
     }
-    let (user, password) = ("somebody", "secret");
-    let login = Some((user.to_owned(), password.to_owned()));
-    let options = RegistryOptions { empty: true, login, ..RegistryOptions::default() };
-    let registry = Registry::start_with(&Node::Machine, &options).unwrap();
-    registry.push("tiny", REPOSITORY, "latest").unwrap();
-    let scratch = Scratch::new().unwrap();
-    let (_, basic) = web::basic(user, password);
-    let auth = basic.strip_prefix("Basic ").unwrap();
-    let auths = json!({"auths": {registry.at().to_string(): {"auth": auth}}});
-    let docker = scratch.write("config.json", &auths.to_string()).unwrap();
-    let bench = Bench::start_with(&format!("docker_config = '{}'\n", docker.display()));
-    let login = format!("{user}:{password}");
-    let digest = convert(&bench.containerd, &registry, REPOSITORY, Some(&login));
-    let reference = format!("{}/{REPOSITORY}@{digest}", registry.at());
+    let guarded = Guarded::start("");
     let begun = Moment::now();
-    let pull = ["images", "rpull", "--plain-http", "--user", &login, "--snapshotter", Snapshotter::NAME, &reference];
-    run(bench.containerd.ctr_remote().args(pull)).unwrap();
-    bench.assert_lazy();
-    let ours = bench.tree(Snapshotter::NAME, &top_of(&bench, Snapshotter::NAME)).unwrap();
-    bench.wait_proven();
-    let pull = ["images", "pull", "--plain-http", "--user", &login, "--snapshotter", ORDINARY, &reference];
-    run(bench.containerd.ctr().args(pull)).unwrap();
-    let theirs = bench.tree(ORDINARY, &top_of(&bench, ORDINARY)).unwrap();
-    begun.assert_same(&theirs.without_estargz(), &ours.without_estargz()).unwrap();
+    guarded.pull();
+    let ours = guarded.ours();
+    guarded.bench.wait_proven();
+    begun.assert_same(&guarded.theirs().without_estargz(), &ours.without_estargz()).unwrap();
+}
+
+/// A snapshotter starts and mounts whatever its credentials are, reads wait for them, and those that are new are used.
+#[test]
+fn credentials_that_are_mended_are_used() {
+    if !is_root() {
+        return skip("credentials_that_are_mended_are_used", "not root");
+    }
+    let mut guarded = Guarded::start("fill_after = '1h'\n");
+    let begun = Moment::now();
+    guarded.pull();
+    let right = std::fs::read(&guarded.docker).unwrap();
+    std::fs::write(&guarded.docker, "{").unwrap();
+    guarded.bench.kill_and_start();
+    drop_caches().unwrap();
+    let ours = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| guarded.ours());
+        guarded.bench.wait_log("a read of a layer is tried again");
+        std::fs::write(&guarded.docker, &right).unwrap();
+        reader.join().unwrap()
+    });
+    begun.assert_same(&guarded.theirs().without_estargz(), &ours.without_estargz()).unwrap();
+    let log = guarded.bench.snapshotter.log();
+    assert!(log.contains("config.json") && !log.contains("a read of a layer failed"), "{log}");
 }
 
 /// A TOC that tells another story than its tar, as its image's author may have written it, is found out once all bytes are here;

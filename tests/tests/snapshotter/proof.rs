@@ -19,6 +19,8 @@ const LIMIT: Duration = Duration::from_secs(300);
 const REPOSITORY: &str = "team/app";
 const GENUINE: &[u8] = b"genuine";
 const EVIL: &[u8] = b"an attacker's";
+/// What a row of the catalog says of a twin.
+const WHAT_IT_IS: [&str; 7] = ["twin", "twin_size", "diff_id", "plain_size", "toc", "toc_size", "implied_dirs"];
 
 impl World {
     /// Pushes a layer with one file.
@@ -34,6 +36,23 @@ impl World {
             Kind::File(_, digest) => Ok(digest.clone()),
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Has the proxy convert an image's layer.
+    fn convert(&self, image: &str) {
+        let call = format!("/v2/{REPOSITORY}/_firstlight/lazy/{image}?wait=30");
+        let answer = self.proxy.request("GET", &call, &[]).unwrap();
+        assert_eq!(answer.json().unwrap()["layers"][0]["state"], "ready", "{}", answer.text());
+    }
+
+    /// Has the proxy's catalog tell of one layer's twin what is so of another's.
+    fn tamper(&self, layer: &Layer, other: &Layer, columns: &[&str]) {
+        let set: Vec<String> = columns
+            .iter()
+            .map(|column| format!("{column} = (SELECT {column} FROM twins WHERE source = '{}')", other.digest))
+            .collect();
+        let update = format!("UPDATE twins SET {} WHERE source = '{}'", set.join(", "), layer.digest);
+        self.proxy.sql(&update).unwrap();
     }
 
     fn pull(&self, image: &str) -> anyhow::Result<String> {
@@ -96,21 +115,9 @@ fn an_altered_twin_is_found_out() {
     let (genuine, evil) = (world.layer(GENUINE), world.layer(EVIL));
     let image = push::image(&world.registry, REPOSITORY, "genuine", std::slice::from_ref(&genuine));
     let other = push::image(&world.registry, REPOSITORY, "evil", std::slice::from_ref(&evil));
-    for image in [&image, &other] {
-        let call = format!("/v2/{REPOSITORY}/_firstlight/lazy/{image}?wait=30");
-        let answer = world.proxy.request("GET", &call, &[]).unwrap();
-        assert_eq!(answer.json().unwrap()["layers"][0]["state"], "ready", "{}", answer.text());
-    }
-    let columns = ["twin", "twin_size", "diff_id", "plain_size", "toc", "toc_size", "tail", "implied_dirs"];
-    let tamper = |columns: &[&str]| {
-        let set: Vec<String> = columns
-            .iter()
-            .map(|column| format!("{column} = (SELECT {column} FROM twins WHERE source = '{}')", evil.digest))
-            .collect();
-        let update = format!("UPDATE twins SET {} WHERE source = '{}'", set.join(", "), genuine.digest);
-        world.proxy.sql(&update).unwrap();
-    };
-    tamper(&columns);
+    world.convert(&image);
+    world.convert(&other);
+    world.tamper(&genuine, &evil, &[&WHAT_IT_IS[..], &["tail"]].concat());
     world.pull(&image).unwrap();
     assert_eq!(world.program(&genuine.diff_id).unwrap(), e2e::digest(EVIL), "until it is proven the proxy is trusted");
     world.bench.ctr(&["prepare", "early", &genuine.diff_id]).unwrap();
@@ -134,12 +141,47 @@ fn an_altered_twin_is_found_out() {
     // Told what the proxy measured, the snapshotter does not even begin.
     let third = world.layer(b"third");
     let image = push::image(&world.registry, REPOSITORY, "third", std::slice::from_ref(&third));
-    let call = format!("/v2/{REPOSITORY}/_firstlight/lazy/{image}?wait=30");
-    assert_eq!(world.proxy.request("GET", &call, &[]).unwrap().status, 200);
+    world.convert(&image);
     let update =
         format!("UPDATE twins SET source_diff_id = '{}' WHERE source = '{}'", Digest::of(b"another"), third.digest);
     world.proxy.sql(&update).unwrap();
     world.pull(&image).unwrap();
     world.bench.wait_log("chain_mismatch");
     assert_eq!(world.program(&third.diff_id).unwrap(), e2e::digest(b"third"));
+}
+
+/// A proxy that tells a twin without a layer's last entries, and these as what its tar ends with: the tar is the image's own, the
+/// tree is not.
+#[test]
+fn an_end_that_hides_entries_is_found_out() {
+    if !is_root() {
+        return skip("an_end_that_hides_entries_is_found_out", "not root");
+    }
+    let world = World::empty();
+    let begun = || Tar::new().dir("./").file("./program", GENUINE);
+    let end = Tar::new().file("./hidden", b"").end();
+    let [genuine, shorter] = [begun().raw(&end).open(), begun().end()]
+        .map(|plain| push::layer(&world.registry, REPOSITORY, GZIP, Bytes::from(gzip(&plain)), e2e::digest(&plain)));
+    let image = push::image(&world.registry, REPOSITORY, "genuine", std::slice::from_ref(&genuine));
+    let other = push::image(&world.registry, REPOSITORY, "shorter", std::slice::from_ref(&shorter));
+    world.convert(&image);
+    world.convert(&other);
+    world.tamper(&genuine, &shorter, &WHAT_IT_IS);
+    let hex: String = end.iter().map(|byte| format!("{byte:02x}")).collect();
+    let tail = json!({"bytes": hex});
+    world.proxy.sql(&format!("UPDATE twins SET tail = '{tail}' WHERE source = '{}'", genuine.digest)).unwrap();
+    world.pull(&image).unwrap();
+    world.bench.wait_log("the existence of /hidden");
+    world.bench.wait_log("nothing of it is shown any more");
+    assert!(world.program(&genuine.diff_id).is_err());
+
+    // Nor is it asked of anybody to hash zeros for hours.
+    let endless = world.layer(b"endless");
+    let image = push::image(&world.registry, REPOSITORY, "endless", std::slice::from_ref(&endless));
+    world.convert(&image);
+    let tail = json!({"zeros": 1_u64 << 50});
+    world.proxy.sql(&format!("UPDATE twins SET tail = '{tail}' WHERE source = '{}'", endless.digest)).unwrap();
+    world.pull(&image).unwrap();
+    world.bench.wait_log("reason=\"tail\"");
+    assert_eq!(world.program(&endless.diff_id).unwrap(), e2e::digest(b"endless"));
 }

@@ -130,6 +130,15 @@ impl Notifier {
     }
 }
 
+/// Calls what is to be called when a thread ends.
+struct Ended<F: Fn()>(F);
+
+impl<F: Fn()> Drop for Ended<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
 impl Session {
     /// Serves `files` to whoever uses the mount that `device` is of; without `has_xattrs` none of them has an extended attribute, and
     /// the kernel asks for none. `ended` is called by each thread that ends.
@@ -148,8 +157,9 @@ impl Session {
             let (device, files, ended) = (Arc::clone(&device), Arc::clone(files), ended.clone());
             let turn = Arc::clone(&turn);
             let work = move || {
+                // Also when it panics.
+                let _ended = Ended(ended);
                 serve(&device, &*files, has_xattrs, &turn);
-                ended();
             };
             std::thread::Builder::new().name(format!("fuse-{number}")).spawn(work)
         };

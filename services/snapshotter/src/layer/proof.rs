@@ -18,6 +18,9 @@ use crate::wanted::chain_id;
 /// Bytes of the blob that are fetched at once in the background.
 const RUN: u64 = 4 << 20;
 
+/// The most zeros that a tar ends with, where somebody else says so.
+const MOST_ZEROS: u64 = 1 << 30;
+
 /// The tar that a layer must come out as.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Expected {
@@ -63,6 +66,15 @@ impl Expected {
     /// Returns the expectation of a tar of this digest.
     pub(crate) const fn tar(diff_id: Digest, tail: Option<TarTail>) -> Self {
         Self { commitment: Commitment::DiffId(diff_id), tail }
+    }
+
+    /// Tells whether what its tar is to end with is no longer than any is.
+    pub(crate) fn is_bounded(&self) -> bool {
+        match &self.tail {
+            None => true,
+            Some(TarTail::Bytes(hex)) => hex.len() <= 2 * TarTail::MAX_BYTES,
+            Some(TarTail::Zeros(count)) => *count <= MOST_ZEROS,
+        }
     }
 
     /// Returns a word that names it.
@@ -180,13 +192,13 @@ impl Layer {
         if let Some(end) = self.end.get() {
             return Ok(*end);
         }
-        let end = self.source().toc_offset().await?;
+        let end = self.sources.first().toc_offset().await?;
         Ok(*self.end.get_or_init(|| end))
     }
 
     /// Fetches members that hold no chunk and unpacks them.
     async fn plain(&self, range: std::ops::Range<u64>) -> Result<Vec<u8>, ReadError> {
-        let packed = self.source().bytes(range).await?;
+        let packed = self.sources.first().bytes(range).await?;
         let plain = telemetry::blocking(move || inflate::members(&packed)).await;
         plain.map_err(|_| ReadError::Upstream(UpstreamError::Protocol { what: "a gzip member is broken".into() }))
     }

@@ -5,14 +5,17 @@ use std::io::{self, BufRead, BufWriter, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use api::{Algorithm, Digest, Hasher};
+use api::{Algorithm, Digest, Hasher, TarTail};
 use estargz::tar::{BLOCK, Limits, Meta, Sink, TarError, WalkError, walk};
 use estargz::tree::Plan;
-use estargz::{EntryType, TOC_NAME, TocEntry, listing, rebuild};
+use estargz::{EntryType, TOC_NAME, TocEntry, listing};
 
 use super::proof::Expected;
 use super::{Layer, ReadError};
 use crate::tree::{Builder, Chunk, Difference, Tree, TreeError, WHITEOUT};
+
+/// Zeros that are made at once.
+const ZEROS: usize = 256 << 10;
 
 /// What a layer's bytes came out as.
 #[derive(Debug)]
@@ -54,7 +57,12 @@ impl Layer {
     pub(super) fn replay(&self, expected: &Expected, end_of_twin: &[u8]) -> Result<Replayed, ReadError> {
         // A source's tar has no landmark: header, one byte and padding.
         let skip = if expected.tail.is_some() { 2 * BLOCK } else { 0 };
-        let mut plain = Plain::new(self, skip, end_of_twin);
+        let end = match &expected.tail {
+            None => End::Twin(end_of_twin),
+            Some(TarTail::Bytes(hex)) => End::Bytes(hex::decode(hex).map_err(io::Error::other)?),
+            Some(TarTail::Zeros(count)) => End::Zeros(*count),
+        };
+        let mut plain = Plain::new(self, skip, end);
         let mut recorder = Recorder::new(&self.folder)?;
         let walked = match walk(&mut plain, &mut recorder, &Limits::default()) {
             Ok(_) => Ok(()),
@@ -63,10 +71,7 @@ impl Layer {
             Err(WalkError::Input(error)) => return Err(error.into()),
         };
         io::copy(&mut plain, &mut io::sink())?;
-        let Plain { mut hash, starts, .. } = plain;
-        if let Some(tail) = &expected.tail {
-            rebuild::write_tail(tail, &mut Hashed(&mut hash))?;
-        }
+        let Plain { hash, starts, .. } = plain;
         let story = walked.and_then(|()| {
             let tree = recorder.unpack(&starts, self.tree.chunks())?;
             self.tree.difference(&tree).map_or(Ok(()), |difference| Err(StoryError::Differs(difference)))
@@ -78,10 +83,19 @@ impl Layer {
     }
 }
 
-/// The plain bytes of a tar up to its tail, hashed as they are read.
+/// What a tar ends with. It is walked as all else: what a lying proxy hides in it comes to light.
+enum End<'a> {
+    /// The TOC and what is behind it.
+    Twin(&'a [u8]),
+    Bytes(Vec<u8>),
+    /// So many zeros.
+    Zeros(u64),
+}
+
+/// The plain bytes of a tar, hashed as they are read.
 struct Plain<'a> {
     layer: &'a Layer,
-    end_of_twin: &'a [u8],
+    end: End<'a>,
     hash: Hasher,
     /// Bytes that are still to be passed over.
     skip: usize,
@@ -101,15 +115,14 @@ enum Step {
     Rest(u32),
     Before(u32),
     Chunk(u32),
-    EndOfTwin,
-    Over,
+    End,
 }
 
 impl<'a> Plain<'a> {
-    fn new(layer: &'a Layer, skip: usize, end_of_twin: &'a [u8]) -> Self {
+    fn new(layer: &'a Layer, skip: usize, end: End<'a>) -> Self {
         Self {
             layer,
-            end_of_twin,
+            end,
             hash: Hasher::new(Algorithm::Sha256),
             skip,
             step: Step::Rest(0),
@@ -127,7 +140,7 @@ impl<'a> Plain<'a> {
         self.step = match self.step {
             Step::Rest(number) => {
                 self.piece = layer.data.rests.get(number)?.ok_or_else(missing)?;
-                if (number as usize) < chunks.len() { Step::Before(number) } else { Step::EndOfTwin }
+                if (number as usize) < chunks.len() { Step::Before(number) } else { Step::End }
             }
             Step::Before(number) => {
                 self.piece = layer.data.rests.before(number)?;
@@ -144,11 +157,18 @@ impl<'a> Plain<'a> {
                 self.starts.push(self.size);
                 Step::Rest(number + 1)
             }
-            Step::EndOfTwin => {
-                self.piece = self.end_of_twin.to_vec();
-                Step::Over
+            Step::End => {
+                (self.piece, self.end) = match std::mem::replace(&mut self.end, End::Zeros(0)) {
+                    End::Zeros(0) => return Ok(false),
+                    End::Zeros(count) => {
+                        let now = count.min(ZEROS as u64);
+                        (vec![0; now as usize], End::Zeros(count - now))
+                    }
+                    End::Bytes(bytes) => (bytes, End::Zeros(0)),
+                    End::Twin(bytes) => (bytes.to_vec(), End::Zeros(0)),
+                };
+                Step::End
             }
-            Step::Over => return Ok(false),
         };
         self.read = self.skip.min(self.piece.len());
         self.skip -= self.read;
@@ -296,20 +316,6 @@ impl Sink for Recorder {
     }
 
     fn end(&mut self) -> Result<(), StoryError> {
-        Ok(())
-    }
-}
-
-/// Hashes what is written to it.
-struct Hashed<'a>(&'a mut Hasher);
-
-impl Write for Hashed<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }

@@ -3,17 +3,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
 use upstream::UpstreamError;
 
-use super::{Layer, ReadError, Wanted, inflate};
-
-/// How long a run may take, and the bytes a second that it may take longer for.
-const PATIENCE: Duration = Duration::from_secs(30);
-const SLOWEST: u64 = 64 << 10;
+use super::{Layer, ReadError, Wanted, inflate, source};
 
 /// Chunks next to each other that one request brings.
 #[derive(Debug)]
@@ -63,8 +58,7 @@ impl Run {
         };
         layer.room.reserve(missing(next)).await;
         let span = layer.span(self.chunks.clone());
-        // However slowly it comes: somebody waits.
-        let patience = PATIENCE + Duration::from_secs((span.end - span.start) / SLOWEST);
+        let patience = source::patience(span.end - span.start);
         let fetched = tokio::time::timeout(patience, self.fetch_all(&layer, &mut next)).await;
         let ended = fetched.unwrap_or(Err(UpstreamError::Timeout.into()));
         layer.room.release(missing(next));
@@ -78,9 +72,9 @@ impl Run {
     }
 
     async fn fetch_all(&self, layer: &Arc<Layer>, next: &mut u32) -> Result<(), ReadError> {
-        let source = layer.source();
+        let source = layer.sources.first();
         let span = layer.span(self.chunks.clone());
-        let mut answer = source.client.blob(&source.name, &source.blob, Some(span.clone())).await?;
+        let mut answer = source.client()?.blob(&source.name, &source.blob, Some(span.clone())).await?;
         // Who does not know ranges sends it all.
         let mut skip = if answer.range.is_some() { 0 } else { span.start };
         let (mut packed, mut start) = (BytesMut::new(), span.start);

@@ -71,12 +71,16 @@ impl Verdicts {
 
     /// Remembers a verdict for good.
     pub(super) fn put(&self, expected: &Expected, proof: Proof) -> io::Result<()> {
-        let mut file = File::options().create(true).append(true).open(&self.path)?;
         // A refusal holds even where it cannot be written down.
-        self.of(expected).set(proof);
+        if proof == Proof::Refused {
+            self.of(expected).set(proof);
+        }
+        let mut file = File::options().create(true).append(true).open(&self.path)?;
         // A line that was cut off before is ended first.
         file.write_all(format!("\n{} {}\n", expected.key(), proof.as_str()).as_bytes())?;
-        file.sync_data()
+        file.sync_data()?;
+        self.of(expected).set(proof);
+        Ok(())
     }
 }
 

@@ -1,5 +1,6 @@
 //! Builds a [`Tree`] from the entries of a TOC, one after the other.
 
+use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 
@@ -23,6 +24,14 @@ const LONGEST_NAME: usize = 255;
 const UNKNOWN: u32 = u32::MAX;
 /// The largest chunk that is read.
 const LARGEST_CHUNK: u64 = 64 << 20;
+/// The most bytes of a member before a chunk: all of them are unpacked for it.
+const MOST_INNER: u64 = 8 << 20;
+/// The most inodes, bytes of the paths of folders that are only implied, and bytes of extended attributes.
+const MOST_INODES: u32 = 8_000_000;
+const MOST_IMPLIED: usize = 64 << 20;
+const MOST_XATTRS: usize = 256 << 20;
+/// What an attribute takes beside its letters.
+const XATTR: usize = 64;
 
 /// Makes a tree of entries that are added in the order of a TOC.
 pub(crate) struct Builder {
@@ -35,7 +44,10 @@ pub(crate) struct Builder {
     /// The time that was parsed last: one layer has few.
     time: (String, (i64, u32)),
     implied: HashSet<u32>,
+    /// Bytes of their paths.
+    implied_bytes: usize,
     xattrs: HashMap<u32, Vec<Xattr>>,
+    xattr_bytes: usize,
     /// Whiteouts: they count only where nothing of that name is in the layer.
     whiteouts: Vec<(u32, String)>,
     /// Hard links: the name, and the path that it is another name of.
@@ -67,7 +79,9 @@ impl Builder {
             last: None,
             time: (String::new(), (0, 0)),
             implied: HashSet::from([ROOT]),
+            implied_bytes: 0,
             xattrs: HashMap::new(),
+            xattr_bytes: 0,
             whiteouts: Vec::new(),
             links: Vec::new(),
             file: None,
@@ -91,7 +105,14 @@ impl Builder {
         if leaf.len() > LONGEST_NAME {
             return Err(refused(entry, "its name is too long"));
         }
-        let parent = self.folder(folder).ok_or_else(|| refused(entry, "it lies below what is no folder"))?;
+        let parent = self.folder(folder);
+        let parent =
+            parent.ok_or_else(|| refused(entry, "it lies below what is no folder, or in too many that are implied"))?;
+        let xattrs = entry.xattrs.0.iter().map(|(name, value)| name.len() + value.len() + XATTR);
+        self.xattr_bytes += xattrs.sum::<usize>();
+        if self.xattr_bytes > MOST_XATTRS {
+            return Err(refused(entry, "all extended attributes together are too long"));
+        }
         if leaf == WHITEOUT_OPAQUE {
             self.xattrs.entry(parent).or_default().push((OPAQUE.into(), Box::from(*b"y")));
             return Ok(());
@@ -165,8 +186,7 @@ impl Builder {
     }
 
     fn number(&self, entry: &TocEntry) -> Result<u32, TreeError> {
-        // Two numbers are never used, so that there is room for what the mount adds.
-        let number = u32::try_from(self.tree.inodes.len()).ok().filter(|&number| number < u32::MAX - 2);
+        let number = u32::try_from(self.tree.inodes.len()).ok().filter(|&number| number < MOST_INODES);
         number.ok_or_else(|| refused(entry, "the layer has too many files"))
     }
 
@@ -205,8 +225,19 @@ impl Builder {
         if entry.chunk_offset != filled || size == 0 {
             return Err(refused(entry, "a chunk does not begin where the one before ends"));
         }
-        if size > LARGEST_CHUNK || entry.inner_offset > LARGEST_CHUNK {
-            return Err(refused(entry, "a chunk is larger than 64 MiB"));
+        if size > LARGEST_CHUNK || entry.inner_offset > MOST_INNER {
+            return Err(refused(
+                entry,
+                "a chunk is larger than 64 MiB, or lies more than 8 MiB behind its member's beginning",
+            ));
+        }
+        let is_behind = |before: &Chunk| match before.offset.cmp(&entry.offset) {
+            Ordering::Less => true,
+            Ordering::Equal => u64::from(before.inner) + u64::from(before.size) <= entry.inner_offset,
+            Ordering::Greater => false,
+        };
+        if !self.tree.chunks.last().is_none_or(is_behind) {
+            return Err(refused(entry, "its bytes lie before those of the file before it"));
         }
         let whole = (size == self.tree.inodes[file as usize].size).then_some(entry.digest.as_ref()).flatten();
         let digest = entry.chunk_digest.as_ref().or(whole).and_then(sha256);
@@ -243,12 +274,15 @@ impl Builder {
     }
 
     fn walk(&mut self, path: &str) -> Option<u32> {
-        let mut at = ROOT;
+        let (mut at, mut length) = (ROOT, 0);
         for part in path.split('/').filter(|part| !part.is_empty()) {
+            length += part.len() + 1;
             at = match self.find(at, part) {
                 Some(name) => self.tree.names[name as usize].inode,
                 None => {
-                    let inode = u32::try_from(self.tree.inodes.len()).ok()?;
+                    self.implied_bytes += length;
+                    let inode = u32::try_from(self.tree.inodes.len()).ok();
+                    let inode = inode.filter(|&inode| inode < MOST_INODES && self.implied_bytes <= MOST_IMPLIED)?;
                     let name = self.insert(at, part)?;
                     let folder = Inode { mode: DIRECTORY | 0o755, links: 2, size: u64::from(at), ..Inode::default() };
                     self.tree.inodes.push(folder);

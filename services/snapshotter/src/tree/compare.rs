@@ -35,8 +35,10 @@ impl Tree {
             }
             let mut names = other.list(theirs, 0);
             for (name, inode) in self.list(ours, 0) {
-                let Some((_, their)) = names.next().filter(|(their, _)| *their == name) else {
-                    return tell(name, "the names");
+                let their = match names.next() {
+                    Some((same, their)) if same == name => their,
+                    // Both are sorted: the lesser one is only in one of them.
+                    other => return tell(other.map_or(name, |(their, _)| name.min(their)), "the existence"),
                 };
                 if self.is_directory(inode) && other.is_directory(their) {
                     folders.push((inode, their));
@@ -51,7 +53,7 @@ impl Tree {
                 }
             }
             if let Some((name, _)) = names.next() {
-                return tell(name, "the names");
+                return tell(name, "the existence");
             }
         }
         None

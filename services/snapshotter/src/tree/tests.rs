@@ -117,6 +117,24 @@ fn what_cannot_be_mounted_is_refused() {
         (format!(r#"{{"name":"f","type":"chunk","offset":3,"chunkDigest":"{x}"}}"#), "no file"),
         (format!(r#"{{"name":"{}","type":"fifo"}}"#, "n".repeat(256)), "too long"),
         (format!(r#"{{"name":"f","type":"reg","size":99999999,"offset":1,"digest":"{x}"}}"#), "64 MiB"),
+        (
+            format!(r#"{{"name":"f","type":"reg","size":5,"offset":1,"innerOffset":9000000,"chunkDigest":"{x}"}}"#),
+            "8 MiB behind",
+        ),
+        (
+            format!(
+                r#"{{"name":"f","type":"reg","size":5,"offset":9,"chunkDigest":"{x}"}},
+                   {{"name":"g","type":"reg","size":5,"offset":8,"chunkDigest":"{x}"}}"#
+            ),
+            "lie before",
+        ),
+        (
+            format!(
+                r#"{{"name":"f","type":"reg","size":5,"offset":9,"innerOffset":3,"chunkDigest":"{x}"}},
+                   {{"name":"g","type":"reg","size":5,"offset":9,"innerOffset":7,"chunkDigest":"{x}"}}"#
+            ),
+            "lie before",
+        ),
         (r#"{"name":"f","type":"fifo","uid":-1}"#.to_owned(), "owner"),
         (r#"{"name":"/","type":"fifo"}"#.to_owned(), "root"),
     ] {
@@ -146,8 +164,33 @@ fn what_a_container_could_tell_apart_is_a_difference() {
         (entries(0o755, late, &x, "d/a"), "the modification time of /d/a"),
         (entries(0o755, plain, &y, "d/a"), "the bytes of /d/a"),
         (entries(0o755, plain, &x, "c"), "the number of links of /c"),
-        (format!("{},{{\"name\":\"more\",\"type\":\"fifo\"}}", entries(0o755, plain, &x, "d/a")), "the names of /more"),
+        (
+            format!("{},{{\"name\":\"more\",\"type\":\"fifo\"}}", entries(0o755, plain, &x, "d/a")),
+            "the existence of /more",
+        ),
+        (format!("{},{{\"name\":\"a\",\"type\":\"fifo\"}}", entries(0o755, plain, &x, "d/a")), "the existence of /a"),
     ] {
         assert_eq!(told(&entries).as_deref(), Some(expected));
     }
+}
+
+/// What a TOC makes of few bytes is bounded, too.
+#[test]
+fn what_grows_beyond_its_entries_is_refused() {
+    let mut builder = Builder::new();
+    let mut entry = estargz::TocEntry::new(String::new(), estargz::EntryType::Fifo);
+    let deep = "d/".repeat(2000);
+    let refused = (0..100).find_map(|number| {
+        entry.name = format!("{number}/{deep}f");
+        builder.add(&entry).err()
+    });
+    assert!(refused.unwrap().to_string().contains("implied"));
+
+    let mut builder = Builder::new();
+    entry.xattrs.0.insert("user.large".to_owned(), vec![0; 64 << 20]);
+    let refused = (0..4).find_map(|number| {
+        entry.name = number.to_string();
+        builder.add(&entry).err()
+    });
+    assert!(refused.unwrap().to_string().contains("extended attributes"));
 }
