@@ -204,7 +204,16 @@ impl Proxy {
     /// # Errors
     /// It failed; the error carries both its outputs.
     pub fn run(&self, arguments: &[&str]) -> Result<String> {
-        run(command(&self.front, &self.scratch, &self.options)?.args(arguments))
+        self.run_with(&[], arguments)
+    }
+
+    /// Runs another command of the program with more variables in its environment.
+    ///
+    /// # Errors
+    /// As for [`Proxy::run`].
+    pub fn run_with(&self, variables: &[(&str, &str)], arguments: &[&str]) -> Result<String> {
+        let mut command = command(&self.front, &self.scratch, &self.options)?;
+        run(command.envs(variables.iter().copied()).args(arguments))
     }
 
     /// Runs SQL on the catalog, whether the proxy runs or not, and returns the rows, their columns separated by `|`.

@@ -35,9 +35,14 @@ pub struct Config {
     /// How long the first layer of an image waits for the proxy to convert it.
     #[serde(deserialize_with = "duration")]
     pub convert_wait: Duration,
+    /// How long a read whose bytes do not come is tried again before it fails.
+    #[serde(deserialize_with = "duration")]
+    pub read_timeout: Duration,
     /// How long a new layer is left alone before the rest of it is brought in the background.
     #[serde(deserialize_with = "duration")]
     pub fill_after: Duration,
+    /// Mounts nothing before all of it is here and proven.
+    pub require_proof: bool,
     /// The proxies that are asked for twins, the first that stands for a registry for all images of it.
     pub proxy: Vec<ProxyConfig>,
     /// How registries are asked for images whose own layers are eStargz, where that is not as always.
@@ -82,8 +87,11 @@ pub struct ProxyConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RegistryConfig {
-    /// Its name in references, with the port if they have one.
+    /// Its name in references, with the port if they have one; `*` for all that are not named.
     pub host: String,
+    /// Mounts no layer of it before all of it is here and proven.
+    #[serde(default)]
+    pub require_proof: bool,
     /// Its URL; `https` and the host without it.
     #[serde(default)]
     pub url: Option<String>,
@@ -93,6 +101,16 @@ pub struct RegistryConfig {
     /// How it is asked; without a user, by what the Docker configuration says.
     #[serde(flatten)]
     pub access: Access,
+}
+
+impl RegistryConfig {
+    /// The host that stands for all that are not named.
+    pub const ANY: &str = "*";
+
+    fn any(require_proof: bool) -> Self {
+        let (host, access) = (Self::ANY.to_owned(), Access::default());
+        Self { host, require_proof, url: None, auth_hosts: Vec::new(), access }
+    }
 }
 
 fn all() -> Vec<String> {
@@ -120,7 +138,9 @@ impl Default for Config {
             metrics_listen: None,
             cache_size: ByteSize::b(0),
             convert_wait: Duration::from_secs(10),
+            read_timeout: Duration::from_secs(60),
             fill_after: Duration::from_secs(5),
+            require_proof: false,
             proxy: Vec::new(),
             registry: Vec::new(),
             docker_config: Some(PathBuf::from("/root/.docker/config.json")),
@@ -151,6 +171,9 @@ impl Config {
         }
         for registry in &self.registry {
             let url = registry.url.as_deref().unwrap_or_default();
+            if registry.host == RegistryConfig::ANY && *registry != RegistryConfig::any(registry.require_proof) {
+                bail!("registry \"*\": it has no settings but require_proof");
+            }
             registry.access.check(url).with_context(|| format!("registry {:?}", registry.host))?;
         }
         Ok(())
@@ -181,7 +204,8 @@ mod tests {
             ("convert_wait = \"31s\"", "convert_wait"),
             ("convert_wait = \"soon\"", "soon"),
             ("cache_size = \"much\"", "cache_size"),
-            ("require_proof = true", "require_proof"),
+            ("require_proof = \"some\"", "require_proof"),
+            ("[[registry]]\nhost = \"*\"\nurl = \"https://r\"", "\"*\""),
             ("[[proxy]]\nurl = \"https://proxy\"\nusername = \"u\"", "password_file"),
             ("[[proxy]]\nurl = \"https://proxy\"\npassword = \"p\"", "password"),
             ("[[proxy]]\nurl = \"http://proxy\"", "insecure"),

@@ -152,7 +152,7 @@ impl Filler {
                 return Ok(());
             }
         }
-        layer.complete(|| self.idle(&layer)).await?;
+        layer.complete(1, || self.idle(&layer)).await?;
         match layer.prove(&origin.expected).await? {
             Proof::Pending => {}
             Proof::Proven => {

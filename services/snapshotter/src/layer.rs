@@ -38,8 +38,8 @@ pub(crate) use proof::{Commitment, Expected, Proof};
 pub(crate) use source::Source;
 pub(crate) use verdicts::Verdict;
 
-/// How long a read that cannot be served is tried again.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a read is tried again while somebody says when to come back: a twin that was evicted is made again.
+const COMING: Duration = Duration::from_secs(600);
 /// The pause before the second try, doubled for each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -71,8 +71,16 @@ pub(crate) struct Layer {
     waiting: AtomicUsize,
     /// When somebody last read of it.
     last_read: AtomicU64,
-    room: Arc<Room>,
-    counts: Arc<Counts>,
+    common: Common,
+}
+
+/// What all layers have in common.
+#[derive(Debug, Clone)]
+pub(crate) struct Common {
+    pub(crate) room: Arc<Room>,
+    pub(crate) counts: Arc<Counts>,
+    /// How long a read that cannot be served is tried again.
+    pub(crate) patience: Duration,
 }
 
 /// What readers of all layers cost.
@@ -105,8 +113,7 @@ impl Layer {
         file: &str,
         toc: &Digest,
         source: Source,
-        room: Arc<Room>,
-        counts: Arc<Counts>,
+        common: Common,
     ) -> Result<Self, OpenError> {
         let tree = toc_file::read(&folder.join(file), toc)?;
         let data = Data::open(folder, &tree).map_err(|source| OpenError::Io { path: folder.to_owned(), source })?;
@@ -125,10 +132,9 @@ impl Layer {
             is_suspect: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             last_read: AtomicU64::new(now()),
-            room,
-            counts,
+            common,
         };
-        layer.room.add(layer.here());
+        layer.common.room.add(layer.here());
         Ok(layer)
     }
 
@@ -166,7 +172,7 @@ impl Layer {
     /// Takes chunks away; see [`Data::evict`].
     pub(crate) fn evict(&self, wanted: u64, spared: bool) -> io::Result<u64> {
         let freed = self.data.evict(&self.tree, wanted, spared)?;
-        self.room.release(freed);
+        self.common.room.release(freed);
         Ok(freed)
     }
 
@@ -206,16 +212,16 @@ impl Layer {
         self.data.read_checked(chunks, at, buffer)
     }
 
-    /// Waits until `chunks` are here and verified, fetching what is not. What fails is tried again for [`PATIENCE`].
+    /// Waits until `chunks` are here and verified, fetching what is not. What fails is tried again for a while.
     ///
     /// # Errors
     /// The last one.
     pub(crate) async fn want(self: &Arc<Self>, chunks: Range<u32>, wanted: Wanted) -> Result<(), ReadError> {
         let _waiting = (wanted == Wanted::Bytes).then(|| {
-            self.counts.stalled.fetch_add(1, Ordering::Relaxed);
+            self.common.counts.stalled.fetch_add(1, Ordering::Relaxed);
             Waiting::begin(&self.waiting)
         });
-        let deadline = Instant::now() + PATIENCE;
+        let begun = Instant::now();
         let (mut pause, mut corrupt) = (FIRST_PAUSE, 0);
         loop {
             let asked = self.sources.first();
@@ -227,13 +233,17 @@ impl Layer {
             if matches!(error, ReadError::Upstream(_) | ReadError::Corrupt { .. }) {
                 self.sources.turn_from(&asked);
             }
+            let is_late = |patience| begun.elapsed() + pause > patience;
             let is_final = match &error {
-                ReadError::Upstream(_) => Instant::now() + pause > deadline,
+                ReadError::Upstream(error) if error.retry_after().is_some() => {
+                    is_late(COMING.max(self.common.patience))
+                }
+                ReadError::Upstream(_) => is_late(self.common.patience),
                 ReadError::Corrupt { .. } => corrupt >= CORRUPT_TRIES.max(self.sources.count()),
                 // Something else may be evicted.
                 ReadError::Disk(full) if full.kind() == ErrorKind::StorageFull && wanted == Wanted::Bytes => {
-                    self.room.ask_for(window::MOST);
-                    Instant::now() + pause > deadline
+                    self.common.room.ask_for(window::MOST);
+                    is_late(self.common.patience)
                 }
                 ReadError::Disk(_) | ReadError::NoRoom | ReadError::Over => true,
             };
@@ -250,7 +260,7 @@ impl Layer {
         let (blob, error) = (&self.blob, error as &dyn std::error::Error);
         match is_final {
             true if wanted == Wanted::Bytes => {
-                self.counts.failed.fetch_add(1, Ordering::Relaxed);
+                self.common.counts.failed.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(blob.digest = %blob, error, "a read of a layer failed");
             }
             true => tracing::error!(blob.digest = %blob, error, "a read of a layer failed"),
@@ -285,7 +295,7 @@ impl Layer {
     fn check(&self, number: u32) -> io::Result<bool> {
         let chunk = &self.tree.chunks()[number as usize];
         let Err(freed) = self.data.check(number, chunk)? else { return Ok(true) };
-        self.room.release(freed);
+        self.common.room.release(freed);
         tracing::warn!(blob.digest = %self.blob, chunk = number, "a damaged chunk is fetched again");
         Ok(false)
     }
@@ -350,7 +360,7 @@ impl Layer {
 
 impl Drop for Layer {
     fn drop(&mut self) {
-        self.room.release(self.here());
+        self.common.room.release(self.here());
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use upstream::{Client, UpstreamError};
 
 use crate::SnapshotError;
-use crate::layer::{Commitment, Counts, Expected, Layer, OpenError, Source};
+use crate::layer::{Commitment, Common, Expected, Layer, OpenError, Source};
 use crate::proxies::Proxies;
 use crate::registries::{Registries, RegistryError};
 use crate::room::Room;
@@ -150,8 +150,7 @@ struct Want {
 pub(crate) struct Layers {
     folder: PathBuf,
     clients: Arc<Clients>,
-    room: Arc<Room>,
-    counts: Arc<Counts>,
+    common: Common,
     slots: Mutex<HashMap<Key, Arc<Slot>>>,
     /// The twins that somebody wanted of late: their snapshots may not be recorded yet.
     wanted: Mutex<HashMap<Key, Want>>,
@@ -194,7 +193,7 @@ impl Layers {
         root: &Path,
         proxies: Arc<Proxies>,
         registries: Arc<Registries>,
-        cap: u64,
+        common: Common,
     ) -> Result<Self, SnapshotError> {
         let folder = root.join("layers");
         fs::create_dir_all(&folder).map_err(|error| SnapshotError::io("make the folder", &folder, error))?;
@@ -203,8 +202,7 @@ impl Layers {
         Ok(Self {
             folder,
             clients: Arc::new(Clients { proxies, registries }),
-            room: Arc::new(Room::new(cap)),
-            counts: Arc::default(),
+            common,
             slots: Mutex::default(),
             wanted: Mutex::default(),
         })
@@ -245,8 +243,7 @@ impl Layers {
 
     fn open_layer(&self, origin: &Origin, file: &str) -> Result<Layer, LayerError> {
         let folder = self.folder(&origin.key());
-        let (room, counts) = (Arc::clone(&self.room), Arc::clone(&self.counts));
-        Ok(Layer::open(&folder, file, &origin.toc.digest, self.source(origin)?, room, counts)?)
+        Ok(Layer::open(&folder, file, &origin.toc.digest, self.source(origin)?, self.common.clone())?)
     }
 
     /// Opens a layer whose TOC has just come, and keeps that if it is right.
@@ -275,7 +272,7 @@ impl Layers {
 
     /// Returns the room that their bytes have.
     pub(crate) fn room(&self) -> &Room {
-        &self.room
+        &self.common.room
     }
 
     /// Returns what readers cost so far.
@@ -283,12 +280,12 @@ impl Layers {
         let layers = self.all();
         let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
         Reads {
-            demand_bytes: get(&self.counts.demand_bytes),
-            background_bytes: get(&self.counts.background_bytes),
+            demand_bytes: get(&self.common.counts.demand_bytes),
+            background_bytes: get(&self.common.counts.background_bytes),
             unread_bytes: layers.iter().map(|layer| layer.unread()).sum(),
-            stalled: get(&self.counts.stalled),
+            stalled: get(&self.common.counts.stalled),
             waiting: layers.iter().map(|layer| layer.waiting() as u64).sum(),
-            failed: get(&self.counts.failed),
+            failed: get(&self.common.counts.failed),
         }
     }
 
@@ -341,6 +338,11 @@ impl Layers {
             expected: Expected { commitment: Commitment::Chain { below, chain: wanted.chain.clone() }, tail: None },
             is_bare: false,
         })
+    }
+
+    /// Notes that somebody works on a layer that has no snapshot yet.
+    pub(crate) fn keep(&self, origin: &Origin) {
+        self.want(&origin.key());
     }
 
     fn want(&self, key: &Key) -> Arc<AsyncMutex<()>> {

@@ -8,9 +8,10 @@ use moka::future::Cache;
 use tokio::time::Instant;
 use upstream::{Client, UpstreamError};
 
-use crate::layer::Proof;
+use crate::layer::{Layer, Proof, ReadError};
 use crate::layers::{LayerError, Layers, Origin};
 use crate::proxies::{Proxies, Proxy};
+use crate::trust::Trust;
 use crate::wanted::{REMOTE, Wanted, chain_id};
 use crate::{Labels, SnapshotError, Snapshots};
 
@@ -22,6 +23,8 @@ const WAIT_AGAIN: Duration = Duration::from_secs(30);
 const TOC_PATIENCE: Duration = Duration::from_secs(120);
 /// How long a registry may take to tell the size of a blob.
 const REGISTRY_PATIENCE: Duration = Duration::from_secs(20);
+/// Requests for a layer that is to be proven first, side by side.
+const AT_ONCE: usize = 4;
 /// Layers remembered.
 const MOST: u64 = 100_000;
 
@@ -32,6 +35,7 @@ pub(crate) struct Lazy {
     layers: Arc<Layers>,
     proxies: Arc<Proxies>,
     convert_wait: Duration,
+    trust: Trust,
     /// What was said of layers that have a twin.
     twins: Cache<Key, Arc<LazyTwin>>,
     /// Until when an image is waited for, by its manifest or else its uppermost layer.
@@ -82,6 +86,9 @@ pub(crate) enum NotLazy {
     /// The twin was refused before.
     #[error("its twin is not what the image says, as was found out before")]
     Refused,
+    /// It is to be proven first, and its bytes do not come.
+    #[error("it cannot be proven")]
+    Unproven(#[from] ReadError),
     /// The parent's name does not say what is in it.
     #[error("the parent {name:?} is named by no chain id")]
     Parent {
@@ -112,6 +119,7 @@ impl NotLazy {
             Self::Tail => "tail",
             Self::OtherParent => "other_parent",
             Self::Refused => "refused",
+            Self::Unproven(_) => "unproven",
             Self::Parent { .. } => "parent",
             Self::Layer(_) => "layer",
             Self::Snapshot(_) => "snapshot",
@@ -125,12 +133,14 @@ impl Lazy {
         layers: Arc<Layers>,
         proxies: Arc<Proxies>,
         convert_wait: Duration,
+        trust: Trust,
     ) -> Self {
         Self {
             snapshots,
             layers,
             proxies,
             convert_wait,
+            trust,
             twins: Cache::builder().max_capacity(MOST).time_to_live(REMEMBERED).build(),
             deadlines: Cache::builder().max_capacity(MOST).time_to_live(convert_wait + WAIT_AGAIN).build(),
         }
@@ -189,6 +199,10 @@ impl Lazy {
         if layer.proof(&origin.expected) == Proof::Refused {
             return Err(NotLazy::Refused);
         }
+        let is_trusted = self.trust.covers(origin.via, &origin.host);
+        if !is_trusted {
+            self.prove(&layer, &origin).await?;
+        }
         let mut labels = labels.clone();
         labels.insert(REMOTE.to_owned(), "remote snapshot".to_owned());
         let (snapshots, parent, name) =
@@ -196,14 +210,34 @@ impl Lazy {
         let (files, add) = (layer.tree.inodes(), layer);
         let added =
             telemetry::blocking(move || snapshots.add_lazy(&name, parent.as_deref(), labels, origin, add)).await;
-        tracing::info!(
-            chain = %wanted.chain, layer = %wanted.layer, files, "a layer is mounted before it is here"
-        );
+        let (chain, layer) = (&wanted.chain, &wanted.layer);
+        match is_trusted {
+            true => tracing::info!(%chain, %layer, files, "a layer is mounted before it is here"),
+            false => tracing::info!(%chain, %layer, files, "a layer is here, proven and mounted"),
+        }
         match added {
             // Another pull of the same image was as fast.
             Err(SnapshotError::Exists { .. }) => Ok(()),
             added => Ok(added?),
         }
+    }
+
+    /// Brings all of a layer and proves it.
+    async fn prove(&self, layer: &Arc<Layer>, origin: &Origin) -> Result<(), NotLazy> {
+        // What comes out wrong once is fetched again.
+        for _ in 0..2 {
+            let keep = || async {
+                self.layers.keep(origin);
+                Ok(())
+            };
+            layer.complete(AT_ONCE, keep).await?;
+            match layer.prove(&origin.expected).await? {
+                Proof::Pending => {}
+                Proof::Proven => return Ok(()),
+                Proof::Refused => break,
+            }
+        }
+        Err(NotLazy::Refused)
     }
 
     /// Tells whether the snapshot is there: another image has the same layers.

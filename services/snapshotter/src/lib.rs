@@ -30,6 +30,7 @@ mod status;
 mod store;
 mod toc_file;
 mod tree;
+mod trust;
 mod usage;
 mod wanted;
 

@@ -25,11 +25,14 @@ use crate::filler::Filler;
 use crate::folders::Place;
 use crate::fuse::{self, Notifier, Session};
 use crate::holder::Held;
+use crate::layer::Common;
 use crate::layers::Layers;
 use crate::lazy::Lazy;
 use crate::proxies::Proxies;
 use crate::registries::Registries;
+use crate::room::Room;
 use crate::service::proto::containerd::services::snapshots::v1::snapshots_server::SnapshotsServer;
+use crate::trust::Trust;
 use crate::{Service, SnapshotError, Snapshots, metrics};
 
 /// The threads that answer the kernel; those that wait for the network are not among them.
@@ -44,6 +47,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// # Errors
 /// Says what could not be opened, bound or served.
 pub async fn run(config: Config) -> anyhow::Result<()> {
+    let trust = Trust::new(&config);
     let Config { root, socket: address, holder, cache_size, convert_wait, fill_after, metrics_listen, .. } = config;
     fs::create_dir_all(&root).with_context(|| format!("cannot make the folder {}", root.display()))?;
     // Mounts are listed by their true path.
@@ -51,9 +55,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let _lock = lock(&root)?;
     let proxies = Arc::new(Proxies::new(&config.proxy)?);
     let registries = Arc::new(Registries::new(&config.registry, config.docker_config));
+    let room = Arc::new(Room::new(cache_size.as_u64()));
+    let common = Common { room, counts: Arc::default(), patience: config.read_timeout };
     let (folder, sources) = (root.clone(), Arc::clone(&proxies));
     let opened = telemetry::blocking(move || {
-        let layers = Arc::new(Layers::open(&folder, sources, registries, cache_size.as_u64())?);
+        let layers = Arc::new(Layers::open(&folder, sources, registries, common)?);
         Ok::<_, SnapshotError>((Arc::new(Snapshots::open(&folder, Arc::clone(&layers))?), layers))
     });
     let (snapshots, layers) =
@@ -69,7 +75,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
     };
     let mount = Mounting::start(&root, mount, &holder, ended)?;
-    let lazy = Lazy::new(Arc::clone(&snapshots), Arc::clone(&layers), proxies, convert_wait);
+    let lazy = Lazy::new(Arc::clone(&snapshots), Arc::clone(&layers), proxies, convert_wait, trust);
     let service = Service::new(Arc::clone(&snapshots), Arc::new(lazy));
     shutdown.listen_for_signals().context("cannot listen for signals")?;
     let listener = bind(&address)?;

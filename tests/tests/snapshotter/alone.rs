@@ -8,8 +8,9 @@ use e2e::{
 };
 use serde_json::json;
 
-use crate::altered::{gunzip, with_other_toc};
+use crate::altered::{self, gunzip, with_other_toc};
 use crate::bench::Bench;
+use crate::compressed::gzip;
 use crate::lazy::{BULKY, World, document, push_bulky};
 use crate::push::{self, GZIP, Layer, MANIFEST};
 use crate::tar::Tar;
@@ -17,6 +18,8 @@ use crate::trees::{Moment, ORDINARY, top_of};
 
 const REPOSITORY: &str = "team/own";
 const TOC_DIGEST: &str = "containerd.io/snapshot/stargz/toc.digest";
+/// Whoever may push to a registry is trusted until a layer is proven.
+const TRUST_ALL: &str = "[[registry]]\nhost = '*'\n";
 
 /// Pulls an image, has the reference converter make eStargz of it, and pushes that under the tag `own`.
 fn convert(containerd: &Containerd, registry: &Registry, repository: &str, login: Option<&str>) -> String {
@@ -37,7 +40,7 @@ fn an_estargz_image_is_lazy_without_a_proxy() {
     }
     let registry = World::bare();
     push_bulky(&registry);
-    let bench = Bench::start_with("fill_after = '1h'\n");
+    let bench = Bench::start_with(&format!("fill_after = '1h'\n{TRUST_ALL}"));
     let digest = convert(&bench.containerd, &registry, BULKY, None);
     let relay = Relay::start(registry.at()).unwrap();
     let reference = format!("{}/{BULKY}@{digest}", relay.at());
@@ -76,7 +79,7 @@ impl Guarded {
         let auth = basic.strip_prefix("Basic ").unwrap();
         let auths = json!({"auths": {registry.at().to_string(): {"auth": auth}}});
         let docker = scratch.write("config.json", &auths.to_string()).unwrap();
-        let bench = Bench::start_with(&format!("docker_config = '{}'\n{more}", docker.display()));
+        let bench = Bench::start_with(&format!("docker_config = '{}'\n{more}{TRUST_ALL}", docker.display()));
         let digest = convert(&bench.containerd, &registry, REPOSITORY, Some(Self::LOGIN));
         let reference = format!("{}/{REPOSITORY}@{digest}", registry.at());
         Self { _registry: registry, bench, docker, reference, _scratch: scratch }
@@ -147,22 +150,8 @@ fn a_toc_that_lies_is_found_out() {
     }
     let (world, own) = (World::empty(), World::bare());
     // A twin of ours serves as a layer, with its TOC changed.
-    let plain = Tar::new().dir("./").file("./program", b"contents").end();
-    let gzip = crate::compressed::gzip(&plain);
-    let source = push::layer(&world.registry, REPOSITORY, GZIP, gzip.into(), e2e::digest(&plain));
-    let image = push::image(&world.registry, REPOSITORY, "latest", &[source]);
-    world.pinned(REPOSITORY);
-    let headers = [("accept", web::MANIFEST_TYPES), ("firstlight-view", "estargz")];
-    let shown = || {
-        let answer = world.proxy.request("GET", &format!("/v2/{REPOSITORY}/manifests/latest"), &headers)?;
-        let is_converted = answer.header("firstlight-source-digest").is_some_and(|source| source == image);
-        is_converted.then(|| answer.json()).transpose()
-    };
-    let shown = e2e::wait::until("the converted form", std::time::Duration::from_secs(300), shown).unwrap();
-    let twin = format!("/v2/{REPOSITORY}/blobs/{}", shown["layers"][0]["digest"].as_str().unwrap());
-    let twin = world.proxy.request("GET", &twin, &[]).unwrap().body;
-
-    let bench = Bench::start();
+    let twin = estargz(&world, "lies", b"contents");
+    let bench = Bench::start_with(TRUST_ALL);
     let mut toc = json!(null);
     let altered = with_other_toc(&twin, |found| {
         let entries = found["entries"].as_array_mut().unwrap();
@@ -172,7 +161,7 @@ fn a_toc_that_lies_is_found_out() {
     });
     let diff_id = e2e::digest(&gunzip(&altered));
     let layer = push::layer(&own, REPOSITORY, GZIP, altered.into(), diff_id.clone());
-    let reference = push_own(&own, &layer, &toc.to_string(), &layer);
+    let reference = push_own(&own, &layer, &toc.to_string().as_bytes(), &layer);
     bench.containerd.pull_lazily(Snapshotter::NAME, &reference).unwrap();
     bench.assert_lazy();
     let tree = bench.tree(Snapshotter::NAME, &diff_id).unwrap();
@@ -187,16 +176,60 @@ fn a_toc_that_lies_is_found_out() {
 
     // A layer under the config of another one.
     let genuine = Layer { diff_id: e2e::digest(b"another tar"), ..layer.clone() };
-    let reference = push_own(&own, &layer, &toc.to_string(), &genuine);
+    let reference = push_own(&own, &layer, &toc.to_string().as_bytes(), &genuine);
     bench.containerd.pull_lazily(Snapshotter::NAME, &reference).unwrap();
     bench.wait_log(&format!("uppermost layer of chain {}", genuine.diff_id));
 }
 
+/// A layer of a registry that nobody trusts is mounted once it is proven: one that stands where another image's belongs is not even
+/// shown for a while.
+#[test]
+fn an_unnamed_registry_is_proven_first() {
+    if !is_root() {
+        return skip("an_unnamed_registry_is_proven_first", "not root");
+    }
+    let (world, own) = (World::empty(), World::bare());
+    let bench = Bench::start();
+    let push = |contents: &[u8]| {
+        let blob = estargz(&world, std::str::from_utf8(contents).unwrap(), contents);
+        let (diff_id, (_, toc)) = (e2e::digest(&gunzip(&blob)), altered::toc(&blob));
+        (push::layer(&own, REPOSITORY, GZIP, blob.into(), diff_id), toc)
+    };
+    let ((genuine, genuine_toc), (evil, evil_toc)) = (push(b"genuine"), push(b"evil"));
+    let poisoned = push_own(&own, &evil, &evil_toc, &genuine);
+    let refused = format!("{:#}", bench.containerd.pull_lazily(Snapshotter::NAME, &poisoned).unwrap_err());
+    assert!(refused.contains("diff id"), "{refused}");
+    bench.wait_log("reason=\"refused\"");
+    let image = push_own(&own, &genuine, &genuine_toc, &genuine);
+    bench.containerd.pull_lazily(Snapshotter::NAME, &image).unwrap();
+    bench.wait_log("a layer is here, proven and mounted");
+    assert!(!bench.snapshotter.log().contains("before it is here"), "{}", bench.snapshotter.log());
+    let tree = bench.tree(Snapshotter::NAME, &genuine.diff_id).unwrap();
+    let Kind::File(_, digest) = &tree.entries[Path::new("program")].kind else { panic!("{tree:?}") };
+    assert_eq!(*digest, e2e::digest(b"genuine"));
+}
+
+/// Returns an eStargz layer with one file, which is a twin of the proxy's.
+fn estargz(world: &World, tag: &str, contents: &[u8]) -> Vec<u8> {
+    let plain = Tar::new().dir("./").file("./program", contents).end();
+    let source = push::layer(&world.registry, REPOSITORY, GZIP, gzip(&plain).into(), e2e::digest(&plain));
+    let image = push::image(&world.registry, REPOSITORY, tag, &[source]);
+    let headers = [("accept", web::MANIFEST_TYPES), ("firstlight-view", "estargz")];
+    let shown = || {
+        let answer = world.proxy.request("GET", &format!("/v2/{REPOSITORY}/manifests/{tag}"), &headers)?;
+        let is_converted = answer.header("firstlight-source-digest").is_some_and(|source| source == image);
+        is_converted.then(|| answer.json()).transpose()
+    };
+    let shown = e2e::wait::until("the converted form", std::time::Duration::from_secs(300), shown).unwrap();
+    let twin = format!("/v2/{REPOSITORY}/blobs/{}", shown["layers"][0]["digest"].as_str().unwrap());
+    world.proxy.request("GET", &twin, &[]).unwrap().body.to_vec()
+}
+
 /// Pushes an image of a layer with a TOC and the config of another one, and returns its reference.
-fn push_own(registry: &Registry, layer: &Layer, toc: &str, configured: &Layer) -> String {
+fn push_own(registry: &Registry, layer: &Layer, toc: &[u8], configured: &Layer) -> String {
     let config = push::config(registry, REPOSITORY, std::slice::from_ref(configured));
     let mut descriptor = layer.descriptor();
-    descriptor["annotations"] = json!({TOC_DIGEST: e2e::digest(toc.as_bytes())});
+    descriptor["annotations"] = json!({TOC_DIGEST: e2e::digest(toc)});
     let document = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [descriptor]});
     let digest = push::manifest(registry, REPOSITORY, "latest", MANIFEST, &document);
     format!("{}/{REPOSITORY}@{digest}", registry.at())

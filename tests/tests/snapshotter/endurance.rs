@@ -129,6 +129,38 @@ fn a_proxy_that_is_away_is_waited_for() {
     });
 }
 
+/// A twin that the proxy has evicted is made again, however short the patience with one that does not answer; who is told to come
+/// back later does.
+#[test]
+fn an_evicted_twin_is_waited_for() {
+    if !is_root() {
+        return skip("an_evicted_twin_is_waited_for", "not root");
+    }
+    let (mut world, reference) = World::bulky("read_timeout = '1s'\n");
+    let World { bench: Bench { containerd, snapshotter, .. }, proxy, relay, .. } = &mut world;
+    // What the reader itself needs is here after this.
+    assert_eq!(read(containerd, &reference, 0, 1).unwrap(), right(0, 1), "{}", snapshotter.log());
+    let later = Fault::Status(503, vec![("retry-after".to_owned(), "1".to_owned())]);
+    relay.add(Rule::new("/blobs/", later).times(6));
+    assert_eq!(read(containerd, &reference, 30, 31).unwrap(), right(30, 31), "{}", snapshotter.log());
+    assert!(snapshotter.log().matches("tried again").count() >= 6, "{}", snapshotter.log());
+
+    // A hold keeps it for an hour.
+    proxy.sql("DELETE FROM holds").unwrap();
+    proxy.kill().unwrap();
+    let limits = [("FIRSTLIGHT_CACHE_MAX_AGE", "1s"), ("FIRSTLIGHT_CACHE_GRACE", "1s")];
+    let evicted = || {
+        proxy.run_with(&limits, &["gc"])?;
+        let left = "SELECT (SELECT count(*) FROM blobs WHERE size > 1000000 AND store_key <> '') + (SELECT count(*) FROM deletions)";
+        Ok((proxy.sql(left)?.trim() == "0").then_some(()))
+    };
+    wait::until("the eviction", LIMIT, evicted).unwrap();
+    proxy.start_again().unwrap();
+    let before = proxy.metric("firstlight_conversions_total").unwrap_or_default();
+    assert_eq!(read(containerd, &reference, 60, 62).unwrap(), right(60, 62), "{}", snapshotter.log());
+    assert!(proxy.metric("firstlight_conversions_total").unwrap() > before, "{}", proxy.log());
+}
+
 /// Wrong bytes never reach a reader: what comes wrong is fetched once more and then given up, for that read alone; what lies wrong
 /// on the disk is fetched again. A registry that knows no ranges costs more bytes, and nothing else.
 #[test]

@@ -150,6 +150,28 @@ fn an_altered_twin_is_found_out() {
     assert_eq!(world.program(&third.diff_id).unwrap(), e2e::digest(b"third"));
 }
 
+/// Where nothing is to be mounted unproven, all of a layer comes first, and what is refused is unpacked in the ordinary way.
+#[test]
+fn nothing_unproven_is_mounted_where_that_is_said() {
+    if !is_root() {
+        return skip("nothing_unproven_is_mounted_where_that_is_said", "not root");
+    }
+    let world = World::around(World::bare(), "require_proof = true\nfill_after = '1h'\n");
+    let (genuine, evil, altered) = (world.layer(GENUINE), world.layer(EVIL), world.layer(b"altered"));
+    for layer in [&genuine, &evil, &altered] {
+        let image = push::image(&world.registry, REPOSITORY, "latest", std::slice::from_ref(layer));
+        world.convert(&image);
+    }
+    world.tamper(&altered, &evil, &[&WHAT_IT_IS[..], &["tail"]].concat());
+    world.pull(&push::image(&world.registry, REPOSITORY, "latest", std::slice::from_ref(&genuine))).unwrap();
+    world.bench.wait_log("a layer is here, proven and mounted");
+    assert_eq!(world.program(&genuine.diff_id).unwrap(), e2e::digest(GENUINE));
+    world.pull(&push::image(&world.registry, REPOSITORY, "latest", std::slice::from_ref(&altered))).unwrap();
+    world.bench.wait_log("reason=\"refused\"");
+    assert_eq!(world.program(&altered.diff_id).unwrap(), e2e::digest(b"altered"));
+    assert!(!world.bench.snapshotter.log().contains("before it is here"), "{}", world.bench.snapshotter.log());
+}
+
 /// A proxy that tells a twin without a layer's last entries, and these as what its tar ends with: the tar is the image's own, the
 /// tree is not.
 #[test]

@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use api::{Digest, TarTail};
 use estargz::footer::FOOTER_SIZE;
+use futures_util::{TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use upstream::UpstreamError;
 
@@ -107,13 +109,14 @@ impl Layer {
         self.verdicts.of(expected)
     }
 
-    /// Fetches what is missing, while nobody waits for anything else: `idle` returns when that is so, or an error when the
-    /// work is to end.
+    /// Fetches what is missing, by so many requests at once, while nobody waits for anything else: `idle` returns when that is so,
+    /// or an error when the work is to end.
     ///
     /// # Errors
     /// What went wrong, or the end that `idle` tells.
     pub(crate) async fn complete<F: Future<Output = Result<(), ReadError>>>(
         self: &Arc<Self>,
+        at_once: usize,
         idle: impl Fn() -> F,
     ) -> Result<(), ReadError> {
         let end = self.end().await?;
@@ -123,25 +126,29 @@ impl Layer {
             let head = if first == 0 { Vec::new() } else { self.plain(0..first).await? };
             self.data.rests.put(0, &head)?;
         }
-        let chunks = self.tree.chunks();
-        let mut next = 0;
-        while (next as usize) < chunks.len() {
-            if self.data.is_whole(next) {
-                next += 1;
-                continue;
-            }
+        let idle = &idle;
+        let runs = stream::iter(self.missing_runs().map(Ok));
+        let fetch = |run| async move {
             idle().await?;
-            let mut last = next + 1;
-            while (last as usize) < chunks.len()
-                && !self.data.is_whole(last)
-                && chunks[last as usize].offset.saturating_sub(chunks[next as usize].offset) < RUN
-            {
-                last += 1;
-            }
-            self.want(next..last, Wanted::Tar).await?;
-            next = last;
-        }
-        Ok(())
+            self.want(run, Wanted::Tar).await
+        };
+        runs.try_for_each_concurrent(at_once, fetch).await
+    }
+
+    /// Returns runs of chunks of which something is missing.
+    fn missing_runs(&self) -> impl Iterator<Item = Range<u32>> {
+        let chunks = self.tree.chunks();
+        let is_missing = move |number: &u32| !self.data.is_whole(*number);
+        let count = chunks.len() as u32;
+        let mut next = 0;
+        std::iter::from_fn(move || {
+            let first = (next..count).find(is_missing)?;
+            let is_near =
+                |&number: &u32| chunks[number as usize].offset.saturating_sub(chunks[first as usize].offset) < RUN;
+            let last = (first + 1..count).take_while(|number| is_missing(number) && is_near(number)).last();
+            next = last.unwrap_or(first) + 1;
+            Some(first..next)
+        })
     }
 
     /// Hashes the tar that all the bytes make, and remembers what came of it.
@@ -197,7 +204,7 @@ impl Layer {
     }
 
     /// Fetches members that hold no chunk and unpacks them.
-    async fn plain(&self, range: std::ops::Range<u64>) -> Result<Vec<u8>, ReadError> {
+    async fn plain(&self, range: Range<u64>) -> Result<Vec<u8>, ReadError> {
         let packed = self.sources.first().bytes(range).await?;
         let plain = telemetry::blocking(move || inflate::members(&packed)).await;
         plain.map_err(|_| ReadError::Upstream(UpstreamError::Protocol { what: "a gzip member is broken".into() }))

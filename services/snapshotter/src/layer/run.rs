@@ -56,12 +56,12 @@ impl Run {
             let chunks = (from..self.chunks.end).filter(|&chunk| !layer.data.is_present(chunk));
             chunks.map(|chunk| layer.tree.chunks()[chunk as usize].room()).sum::<u64>()
         };
-        layer.room.reserve(missing(next)).await;
+        layer.common.room.reserve(missing(next)).await;
         let span = layer.span(self.chunks.clone());
         let patience = source::patience(span.end - span.start);
         let fetched = tokio::time::timeout(patience, self.fetch_all(&layer, &mut next)).await;
         let ended = fetched.unwrap_or(Err(UpstreamError::Timeout.into()));
-        layer.room.release(missing(next));
+        layer.common.room.release(missing(next));
         if let Err(error) = ended {
             self.state.send_replace(State::Failed(next, error));
         }
@@ -84,8 +84,8 @@ impl Run {
                 return Err(UpstreamError::Truncated { expected: span.end - span.start, received }.into());
             };
             let count = match self.wanted {
-                Wanted::Bytes | Wanted::Ahead => &layer.counts.demand_bytes,
-                Wanted::Tar => &layer.counts.background_bytes,
+                Wanted::Bytes | Wanted::Ahead => &layer.common.counts.demand_bytes,
+                Wanted::Tar => &layer.common.counts.background_bytes,
             };
             count.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             let passed = skip.min(bytes.len() as u64);
