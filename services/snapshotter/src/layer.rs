@@ -45,7 +45,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// The largest program that is fetched whole once its first bytes were read, in bytes of the blob.
 const MOST_AHEAD: u64 = 16 << 20;
-/// Of that, what one request brings.
+/// The most that is fetched early because the layer's author says so, in bytes of the blob.
+const MOST_PREFETCHED: u64 = 64 << 20;
+/// Of both, what one request brings.
 const MOST_WAITED: u64 = 4 << 20;
 /// How often a chunk is fetched that comes out as another one.
 const CORRUPT_TRIES: u32 = 2;
@@ -347,6 +349,28 @@ impl Layer {
         let first = self.tree.chunk_at(offset.saturating_sub(reach.before));
         (first..chunk).for_each(|before| drop(self.run_for(before, chunk, Wanted::Ahead)));
         Some(run)
+    }
+
+    /// Begins to fetch what the layer's author says that is read first.
+    pub(crate) fn prefetch(self: &Arc<Self>) {
+        let end = self.tree.prefetched().min(self.tree.chunk_at(MOST_PREFETCHED));
+        let layer = Arc::clone(self);
+        let fetch = async move {
+            let mut next = 0;
+            while next < end {
+                let last = layer.tree.chunk_at(layer.tree.chunks()[next as usize].offset + MOST_WAITED);
+                let last = last.clamp(next + 1, end);
+                // What went wrong is in the log.
+                if layer.want(next..last, Wanted::Ahead).await.is_err() {
+                    return;
+                }
+                next = last;
+            }
+        };
+        if end > 0 {
+            tracing::debug!(blob.digest = %self.blob, chunks = end, "what is read first is fetched");
+            tokio::spawn(fetch);
+        }
     }
 
     /// Begins to fetch what is missing of a file that is read in no order, as programs are; nobody waits for it yet.

@@ -15,7 +15,6 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex as AsyncMutex;
 use upstream::{Client, UpstreamError};
 
-use crate::SnapshotError;
 use crate::layer::{Commitment, Common, Expected, Layer, OpenError, Source};
 use crate::proxies::Proxies;
 use crate::registries::{Registries, RegistryError};
@@ -23,6 +22,7 @@ use crate::room::Room;
 use crate::status::Reads;
 use crate::toc_file::{self, LARGEST_TOC, TocFile};
 use crate::wanted::Wanted;
+use crate::{SnapshotError, Usage, usage};
 
 /// What is kept of a lazy snapshot: where the layer's bytes are, here and elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -263,6 +263,15 @@ impl Layers {
             layer.add_source(self.source(origin)?);
         }
         Ok(Arc::clone(layer))
+    }
+
+    /// Returns what a layer takes of the disk.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(crate) fn usage(&self, origin: &Origin) -> Result<Usage, SnapshotError> {
+        let folder = self.folder(&origin.key());
+        usage::measure(&folder).map_err(|error| SnapshotError::io("measure", &folder, error))
     }
 
     /// Tells whether a layer is still one of them.

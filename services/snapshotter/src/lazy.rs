@@ -207,18 +207,22 @@ impl Lazy {
         labels.insert(REMOTE.to_owned(), "remote snapshot".to_owned());
         let (snapshots, parent, name) =
             (Arc::clone(&self.snapshots), parent.map(str::to_owned), wanted.chain.to_string());
-        let (files, add) = (layer.tree.inodes(), layer);
+        let (files, add) = (layer.tree.inodes(), Arc::clone(&layer));
         let added =
             telemetry::blocking(move || snapshots.add_lazy(&name, parent.as_deref(), labels, origin, add)).await;
-        let (chain, layer) = (&wanted.chain, &wanted.layer);
+        let (chain, source) = (&wanted.chain, &wanted.layer);
         match is_trusted {
-            true => tracing::info!(%chain, %layer, files, "a layer is mounted before it is here"),
-            false => tracing::info!(%chain, %layer, files, "a layer is here, proven and mounted"),
+            true => tracing::info!(%chain, layer = %source, files, "a layer is mounted before it is here"),
+            false => tracing::info!(%chain, layer = %source, files, "a layer is here, proven and mounted"),
         }
         match added {
             // Another pull of the same image was as fast.
             Err(SnapshotError::Exists { .. }) => Ok(()),
-            added => Ok(added?),
+            added => {
+                added?;
+                layer.prefetch();
+                Ok(())
+            }
         }
     }
 

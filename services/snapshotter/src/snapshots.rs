@@ -220,10 +220,7 @@ impl Snapshots {
         match (row.usage, &row.origin) {
             (Some(usage), _) => Ok(usage),
             (None, None) => self.measure(row.id),
-            (None, Some(origin)) => {
-                let layer = self.layers.get(origin).map_err(|source| SnapshotError::layer(key, source))?;
-                Ok(Usage { bytes: layer.resident(), inodes: layer.tree.inodes() })
-            }
+            (None, Some(origin)) => self.layers.usage(origin),
         }
     }
 

@@ -46,6 +46,8 @@ pub(crate) struct Tree {
     /// The folders that have no entry of their own.
     implied: Vec<u32>,
     data_size: u64,
+    /// Chunks in front of the landmark behind which nothing is fetched early.
+    prefetched: u32,
 }
 
 /// Why a TOC makes no tree.
@@ -146,6 +148,11 @@ impl Tree {
     /// Returns how many bytes the data of all files take.
     pub(crate) const fn data_size(&self) -> u64 {
         self.data_size
+    }
+
+    /// Returns how many of the first chunks the layer's author wants to be fetched early (stargz-snapshotter, "Prefetch landmark").
+    pub(crate) const fn prefetched(&self) -> u32 {
+        self.prefetched
     }
 
     /// Returns how many inodes there are.

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use e2e::{
-    Containerd, Node, Registry, RegistryOptions, Relay, Scratch, Snapshotter, Tree, TreeKind as Kind, drop_caches,
-    is_root, run, skip, web,
+    Containerd, Fault, Node, Registry, RegistryOptions, Relay, Rule, Scratch, Snapshotter, Tree, TreeKind as Kind,
+    drop_caches, is_root, noise, run, skip, wait, web,
 };
 use serde_json::json;
 
@@ -23,10 +23,21 @@ const TRUST_ALL: &str = "[[registry]]\nhost = '*'\n";
 
 /// Pulls an image, has the reference converter make eStargz of it, and pushes that under the tag `own`.
 fn convert(containerd: &Containerd, registry: &Registry, repository: &str, login: Option<&str>) -> String {
+    convert_with(containerd, registry, repository, login, &[])
+}
+
+fn convert_with(
+    containerd: &Containerd,
+    registry: &Registry,
+    repository: &str,
+    login: Option<&str>,
+    more: &[&str],
+) -> String {
     let [plain, own] = ["latest", "own"].map(|tag| format!("{}/{repository}:{tag}", registry.at()));
     let user = || login.map(|login| ["--user", login]).into_iter().flatten();
     run(containerd.ctr().args(["images", "pull", "--plain-http"]).args(user()).arg(&plain)).unwrap();
-    run(containerd.ctr_remote().args(["images", "convert", "--oci", "--estargz", &plain, &own])).unwrap();
+    run(containerd.ctr_remote().args(["images", "convert", "--oci", "--estargz"]).args(more).args([&plain, &own]))
+        .unwrap();
     run(containerd.ctr().args(["images", "push", "--plain-http"]).args(user()).arg(&own)).unwrap();
     containerd.digest(&own).unwrap()
 }
@@ -54,6 +65,40 @@ fn an_estargz_image_is_lazy_without_a_proxy() {
     let all: u64 = all.map(|layer| layer["size"].as_u64().unwrap()).sum();
     assert!(fetched * 20 < all, "{fetched} of {all} bytes");
     assert_eq!(bench.containerd.digest(&reference).unwrap(), digest);
+}
+
+/// What an image's author says that is read first is fetched before anybody reads it; nothing else is.
+#[test]
+fn what_is_read_first_comes_early() {
+    if !is_root() {
+        return skip("what_is_read_first_comes_early", "not root");
+    }
+    let registry = World::bare();
+    push_bulky(&registry);
+    let bench = Bench::start_with(&format!("fill_after = '1h'\n{TRUST_ALL}"));
+    let scratch = Scratch::new().unwrap();
+    let latest = registry.digest(BULKY, "latest").unwrap();
+    let layers = document(&registry, BULKY, &format!("manifests/{latest}"))["layers"].as_array().unwrap().len();
+    let first = ["bulk/71", "bulk/17"];
+    let line = |path| json!({"path": path, "manifestDigest": latest, "layerIndex": layers - 1}).to_string() + "\n";
+    let record = scratch.write("record.json", &first.map(line).concat()).unwrap();
+    let record = record.display().to_string();
+    let digest = convert_with(&bench.containerd, &registry, BULKY, None, &["--estargz-record-in", &record]);
+    let relay = Relay::start(registry.at()).unwrap();
+    let reference = format!("{}/{BULKY}@{digest}", relay.at());
+    bench.containerd.pull_lazily(Snapshotter::NAME, &reference).unwrap();
+    bench.assert_lazy();
+    let top = top_of(&bench, Snapshotter::NAME);
+    bench.ctr(&["prepare", "reader", &top]).unwrap();
+    let root = bench.mount("reader");
+    let fetched = || Ok((bench.snapshotter.status()?["reads"]["demand_bytes"].as_u64() >= Some(2 << 20)).then_some(()));
+    wait::until("what is read first", std::time::Duration::from_secs(60), fetched).unwrap();
+    relay.add(Rule::new("/blobs/", Fault::Status(500, Vec::new())));
+    for (path, number) in first.into_iter().zip([71, 17]) {
+        assert_eq!(std::fs::read(root.join(path)).unwrap(), noise(number, 1 << 20), "{path}");
+    }
+    let fetched = relay.bytes("/blobs/");
+    assert!(fetched < 10 << 20, "{fetched} bytes");
 }
 
 /// An own image in a registry that wants a login, which Docker's configuration has.

@@ -1,10 +1,18 @@
 //! Images that a kubelet asks for.
 
-use e2e::{Cri, Registry, is_root, run, skip};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Context;
+use e2e::{Cri, Registry, is_root, run, skip, wait};
 use serde_json::json;
 
 use crate::lazy::{BULKY, World, document};
 use crate::push;
+
+/// Nothing of a healthy test takes longer.
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// Pushes the image that holds pods, and returns its reference.
 fn push_pause(registry: &Registry) -> String {
@@ -54,4 +62,21 @@ fn a_kubelet_starts_an_image_before_it_is_here() {
     let fetched = world.proxy.metric("firstlight_served_bytes_total").unwrap() - before;
     let all = world.size(BULKY, &digest) as f64;
     assert!(fetched < all * 0.05, "{fetched} of {all} bytes");
+
+    // The kubelet is told what is really on the disk. containerd asks every ten seconds.
+    let told = || {
+        let size = |path: &Path| -> anyhow::Result<u64> {
+            let said = run(Command::new("du").args(["-s", "-B1"]).arg(path))?;
+            said.split_whitespace().next().and_then(|size| size.parse().ok()).context(said.clone())
+        };
+        let layers = world.bench.snapshotter.layers();
+        let (least, most) = (size(&layers)?, size(layers.parent().context("a root")?)?);
+        let said = run(cri.crictl().args(["imagefsinfo", "-o", "json"]))?;
+        let said: serde_json::Value = serde_json::from_str(&said)?;
+        let used = &said["status"]["imageFilesystems"][0]["usedBytes"]["value"];
+        let used: u64 = used.as_str().context("usedBytes")?.parse()?;
+        Ok((used >= least && used <= most).then_some(used))
+    };
+    let used = wait::until("the bytes on the disk", LIMIT, told).unwrap();
+    assert!(used as f64 > fetched && (used as f64) < all * 0.2, "{used} bytes on the disk");
 }

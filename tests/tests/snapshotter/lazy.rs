@@ -31,7 +31,7 @@ pub(crate) fn push_bulky(registry: &Registry) {
     let base = registry.digest(BULKY, "base").unwrap();
     let mut manifest = document(registry, BULKY, &format!("manifests/{base}"));
     let mut config = document(registry, BULKY, &format!("blobs/{}", manifest["config"]["digest"].as_str().unwrap()));
-    let mut bulk = Tar::new();
+    let mut bulk = Tar::new().dir("bulk/");
     for number in 0..100 {
         bulk = bulk.file(&format!("bulk/{number}"), &noise(number, 1 << 20));
     }

@@ -71,6 +71,7 @@ impl Builder {
             xattrs: Vec::new(),
             implied: Vec::new(),
             data_size: 0,
+            prefetched: 0,
         };
         Self {
             tree,
@@ -359,8 +360,11 @@ impl Builder {
             }
         }
         self.resolve_links()?;
+        let landmark = self.find(ROOT, PREFETCH_LANDMARK).map(|name| self.tree.names[name as usize].inode);
         self.index = HashMap::new();
         let Self { mut tree, implied, xattrs, .. } = self;
+        let landmark = landmark.and_then(|inode| tree.inode(inode)).filter(|found| found.mode & TYPE == REGULAR);
+        tree.prefetched = landmark.map_or(0, |landmark| landmark.first);
         // Hard links may lead to them, so they go last.
         let text = std::mem::take(&mut tree.text);
         tree.names.retain(|name| {

@@ -174,6 +174,21 @@ fn what_a_container_could_tell_apart_is_a_difference() {
     }
 }
 
+#[test]
+fn what_lies_before_the_landmark_is_fetched_early() {
+    let x = digest("x");
+    let file = |name: &str, offset: u32| {
+        format!(r#"{{"name":"{name}","type":"reg","size":1,"offset":{offset},"chunkDigest":"{x}"}}"#)
+    };
+    let layer = |landmark: &str| {
+        let entries = [file("a", 1), file("b", 2), file(landmark, 3), file("c", 4)].join(",");
+        tree(&entries).unwrap().prefetched()
+    };
+    assert_eq!(layer(".prefetch.landmark"), 2);
+    assert_eq!(layer(".no.prefetch.landmark"), 0);
+    assert_eq!(layer("d/.prefetch.landmark"), 0);
+}
+
 /// What a TOC makes of few bytes is bounded, too.
 #[test]
 fn what_grows_beyond_its_entries_is_refused() {
