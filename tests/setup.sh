@@ -51,7 +51,7 @@ build_deploy_tools() {
     ) 9>target/deploy-tools/lock
 }
 
-packages=(docker-registry docker.io containerd runc stargz-snapshotter podman crun skopeo umoci mmdebstrap iproute2
+packages=(docker-registry docker.io containerd runc stargz-snapshotter podman crun skopeo umoci mmdebstrap iproute2 systemd
     util-linux apache2-utils attr curl jq perl sqlite3 zstd ca-certificates openssl gcc libc6-dev postgresql "$@")
 # The Go oracle needs a Go that can fetch a newer one of itself; a machine that has one keeps it.
 command -v go >/dev/null || packages+=(golang-go)

@@ -8,7 +8,9 @@ use anyhow::{Context, Result, ensure};
 use rustix::mount::MountPropagationFlags;
 
 use crate::proxy::built;
-use crate::{Proc, Scratch, run};
+use crate::{Proc, Scratch, example, run};
+
+const PROGRAM: &str = "firstlight-snapshotter";
 
 /// A running `firstlight-snapshotter` with a folder and a socket of its own.
 #[derive(Debug)]
@@ -40,9 +42,11 @@ impl Snapshotter {
         let root = scratch.folder("root")?;
         rustix::mount::mount_bind(&root, &root).context("a mount of its own for the root")?;
         rustix::mount::mount_change(&root, MountPropagationFlags::SHARED).context("a shared root")?;
-        let config = format!("root = '{}'\nsocket = '{}'\n{config}", root.display(), scratch.join("s.sock").display());
+        let [socket, holder] = ["s.sock", "h.sock"].map(|name| scratch.join(name));
+        let (root, socket, holder) = (root.display(), socket.display(), holder.display());
+        let config = format!("root = '{root}'\nsocket = '{socket}'\nholder = '{holder}'\n{config}");
         scratch.write("config.toml", &config)?;
-        let mut holder = Proc::start(command(&scratch)?.arg("hold"), &scratch.join("holder.log"))?;
+        let mut holder = Proc::start(&unit(&scratch, "firstlight-holder.service")?, &scratch.join("holder.log"))?;
         holder.ready(|| UnixStream::connect(scratch.join("h.sock")).is_ok())?;
         let proc = launch(&scratch)?;
         Ok(Self { proc, _holder: holder, scratch })
@@ -115,7 +119,10 @@ impl Snapshotter {
     /// # Errors
     /// It failed; the error carries both its outputs.
     pub fn status(&self) -> Result<serde_json::Value> {
-        let said = run(command(&self.scratch)?.args(["status", "--output", "json"]))?;
+        let said = run(Command::new(built(PROGRAM)?)
+            .arg("--config")
+            .arg(self.scratch.join("config.toml"))
+            .args(["status", "--output", "json"]))?;
         serde_json::from_str(&said).context(said)
     }
 
@@ -133,14 +140,22 @@ pub fn drop_caches() -> Result<()> {
     std::fs::write("/proc/sys/vm/drop_caches", "3").context("drop_caches")
 }
 
-fn command(scratch: &Scratch) -> Result<Command> {
-    let mut command = Command::new(built("firstlight-snapshotter")?);
-    command.arg("--config").arg(scratch.join("config.toml")).arg("--holder").arg(scratch.join("h.sock"));
+/// Returns what one of the documented systemd units starts, with our own program and configuration.
+fn unit(scratch: &Scratch, file: &str) -> Result<Command> {
+    let text = example(&format!("snapshotter/{file}"), &[])?;
+    let line = text.lines().find_map(|line| line.strip_prefix("ExecStart=")).context("ExecStart")?;
+    let mut command = Command::new(built(PROGRAM)?);
+    for word in line.split_whitespace().skip(1) {
+        match word {
+            "/etc/firstlight-snapshotter/config.toml" => command.arg(scratch.join("config.toml")),
+            word => command.arg(word),
+        };
+    }
     Ok(command)
 }
 
 fn launch(scratch: &Scratch) -> Result<Proc> {
-    let mut proc = Proc::start(command(scratch)?.arg("run"), &scratch.join("snapshotter.log"))?;
+    let mut proc = Proc::start(&unit(scratch, "firstlight-snapshotter.service")?, &scratch.join("snapshotter.log"))?;
     let address = scratch.join("s.sock");
     proc.ready(|| UnixStream::connect(&address).is_ok())?;
     Ok(proc)

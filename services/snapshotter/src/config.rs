@@ -191,6 +191,18 @@ mod tests {
         Config::load(Some(&path))
     }
 
+    /// What the documentation shows is what is, also where it is commented out.
+    #[test]
+    fn the_documented_configuration_is_the_default() {
+        let text = include_str!("../../../docs/examples/snapshotter/config.toml");
+        let shown = load(text).unwrap();
+        assert_eq!(Config { proxy: Vec::new(), ..shown }, Config::default());
+        let is_setting = |line: &str| line.starts_with("[[") || line.contains(" = ");
+        let lines = text.lines().map(|line| line.strip_prefix("# ").filter(|line| is_setting(line)).unwrap_or(line));
+        let all = load(&lines.collect::<Vec<_>>().join("\n")).unwrap();
+        assert!(all.metrics_listen.is_some() && all.proxy[0].access.username.is_some() && all.registry.len() == 2);
+    }
+
     #[test]
     fn what_is_not_known_or_not_built_is_refused() {
         let given = load("root = \"/r\"\nconvert_wait = \"3s\"\n[[proxy]]\nurl = \"https://proxy\"").unwrap();
