@@ -61,6 +61,7 @@ impl Cri {
     ) -> Result<Self> {
         let scratch = Scratch::new()?;
         let (dir, socket) = (scratch.path().display(), scratch.join("c.sock"));
+        snapshotter.knows(&socket)?;
         let folders = format!(
             "{version}root = '{dir}/root'\nstate = '{dir}/state'\n\
              disabled_plugins = ['io.containerd.internal.v1.opt']\n"

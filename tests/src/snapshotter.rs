@@ -1,7 +1,7 @@
 //! The snapshotter, for containerds to use.
 
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -44,12 +44,42 @@ impl Snapshotter {
         rustix::mount::mount_change(&root, MountPropagationFlags::SHARED).context("a shared root")?;
         let [socket, holder] = ["s.sock", "h.sock"].map(|name| scratch.join(name));
         let (root, socket, holder) = (root.display(), socket.display(), holder.display());
-        let config = format!("root = '{root}'\nsocket = '{socket}'\nholder = '{holder}'\n{config}");
+        // See `Self::knows`.
+        let containerd = scratch.join("c.sock").display().to_string();
+        let config =
+            format!("root = '{root}'\nsocket = '{socket}'\nholder = '{holder}'\ncontainerd = '{containerd}'\n{config}");
         scratch.write("config.toml", &config)?;
         let mut holder = Proc::start(&unit(&scratch, "firstlight-holder.service")?, &scratch.join("holder.log"))?;
         holder.ready(|| UnixStream::connect(scratch.join("h.sock")).is_ok())?;
         let proc = launch(&scratch)?;
         Ok(Self { proc, _holder: holder, scratch })
+    }
+
+    /// Tells it the socket of the containerd that uses it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn knows(&self, containerd: &Path) -> Result<()> {
+        let link = self.scratch.join("c.sock");
+        if link.symlink_metadata().is_ok() {
+            std::fs::remove_file(&link)?;
+        }
+        std::os::unix::fs::symlink(containerd, &link).with_context(|| link.display().to_string())
+    }
+
+    /// Runs `fetch-content` for an image of the default namespace, and returns what it prints for machines.
+    ///
+    /// # Errors
+    /// It failed; the error carries both its outputs.
+    pub fn fetch_content(&self, image: &str) -> Result<serde_json::Value> {
+        let said = run(self.command()?.args(["fetch-content", "--output", "json", image]))?;
+        serde_json::from_str(&said).context(said)
+    }
+
+    fn command(&self) -> Result<Command> {
+        let mut command = Command::new(built(PROGRAM)?);
+        command.arg("--config").arg(self.scratch.join("config.toml"));
+        Ok(command)
     }
 
     /// Kills it (SIGKILL) and starts it again on the same folder and socket.
@@ -119,10 +149,7 @@ impl Snapshotter {
     /// # Errors
     /// It failed; the error carries both its outputs.
     pub fn status(&self) -> Result<serde_json::Value> {
-        let said = run(Command::new(built(PROGRAM)?)
-            .arg("--config")
-            .arg(self.scratch.join("config.toml"))
-            .args(["status", "--output", "json"]))?;
+        let said = run(self.command()?.args(["status", "--output", "json"]))?;
         serde_json::from_str(&said).context(said)
     }
 

@@ -32,12 +32,23 @@ pub struct Cli {
 }
 
 /// What to do.
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub enum Command {
     /// Serve containerd until a signal asks to stop
     Run,
     /// Say how far every image is
     Status {
+        /// As what
+        #[arg(long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+    /// Bring the layers of an image into containerd's content store, for export and push
+    FetchContent {
+        /// The image, as containerd names it
+        image: String,
+        /// containerd's namespace: k8s.io of Kubernetes, moby of Docker
+        #[arg(long, default_value = "default")]
+        namespace: String,
         /// As what
         #[arg(long, value_enum, default_value_t = Output::Text)]
         output: Output,

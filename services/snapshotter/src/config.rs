@@ -21,6 +21,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// The Unix socket of the holder.
     pub holder: PathBuf,
+    /// containerd's own Unix socket.
+    pub containerd: PathBuf,
     /// How long the holder lets readers wait for a snapshotter that is gone.
     #[serde(deserialize_with = "duration")]
     pub restart_grace: Duration,
@@ -132,6 +134,7 @@ impl Default for Config {
             root: PathBuf::from("/var/lib/firstlight-snapshotter"),
             socket: PathBuf::from("/run/firstlight-snapshotter/snapshotter.sock"),
             holder: PathBuf::from("/run/firstlight-snapshotter/holder.sock"),
+            containerd: PathBuf::from("/run/containerd/containerd.sock"),
             restart_grace: Duration::from_secs(60),
             mode: Mode::Lazy,
             front_end: FrontEnd::Auto,

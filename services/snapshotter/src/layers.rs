@@ -55,8 +55,8 @@ pub(crate) enum Via {
 /// Whom bytes are asked of.
 #[derive(Debug)]
 pub(crate) struct Clients {
-    proxies: Arc<Proxies>,
-    registries: Arc<Registries>,
+    pub(crate) proxies: Arc<Proxies>,
+    pub(crate) registries: Arc<Registries>,
 }
 
 impl Clients {

@@ -64,6 +64,8 @@ pub(crate) enum NotLazy {
         state: &'static str,
         /// Why.
         reason: String,
+        /// Whether other layers of the image have one, or will.
+        is_gap: bool,
     },
     /// The layer is not the one that the chain id commits to.
     #[error(
@@ -107,6 +109,11 @@ impl NotLazy {
     /// Tells whether a layer that is eStargz itself can be mounted nevertheless.
     const fn leaves_own_layer(&self) -> bool {
         matches!(self, Self::NoProxy { .. } | Self::Unreachable(_) | Self::NoTwin { .. })
+    }
+
+    /// Tells whether other layers of the image are lazy, and this one only has no twin.
+    pub(crate) const fn is_gap(&self) -> bool {
+        matches!(self, Self::NoTwin { is_gap: true, .. })
     }
 
     /// Returns a word for it. A closed set: it labels metrics.
@@ -288,7 +295,9 @@ impl Lazy {
                     ("converting", "its twin is not ready yet".to_owned())
                 }
             };
-            return Err(NotLazy::NoTwin { state, reason });
+            let comes = |state: &_| matches!(state, LazyState::Ready(_) | LazyState::Filling | LazyState::Converting);
+            let is_gap = index.layers.iter().any(|layer| layer.source != wanted.layer && comes(&layer.state));
+            return Err(NotLazy::NoTwin { state, reason, is_gap });
         }
     }
 
@@ -321,7 +330,7 @@ async fn ask(proxy: &Proxy, client: &Client, wanted: &Wanted, wait: Duration) ->
 }
 
 /// Returns the chain id that a committed snapshot is named by. containerd puts its namespace and a number before it.
-fn chain_of(name: &str) -> Result<Digest, NotLazy> {
+pub(crate) fn chain_of(name: &str) -> Result<Digest, NotLazy> {
     let chain = name.rsplit('/').next().unwrap_or_default();
     Digest::parse(chain).map_err(|_| NotLazy::Parent { name: name.to_owned() })
 }

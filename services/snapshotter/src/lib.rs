@@ -5,8 +5,10 @@
 //! bytes when they are read, through the file system that `LazyMount` is.
 
 mod access;
+mod containerd;
 mod error;
 mod evictor;
+mod fetch_content;
 mod files;
 mod filler;
 mod filter;
@@ -19,6 +21,7 @@ mod lazy;
 mod metrics;
 mod mount;
 mod mounted;
+mod proto;
 mod proxies;
 mod registries;
 mod room;
@@ -31,6 +34,7 @@ mod store;
 mod toc_file;
 mod tree;
 mod trust;
+mod unpacker;
 mod usage;
 mod wanted;
 
@@ -38,6 +42,7 @@ pub mod cli;
 pub mod config;
 
 pub use error::{Class, SnapshotError};
+pub use fetch_content::{Fetched, fetch_content};
 pub use filter::{Filter, FilterError};
 pub use holder::hold;
 pub use mount::Mount;

@@ -35,6 +35,15 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             let text = snapshotter::status(&config.root, output == Output::Json)?;
             return Ok(std::io::stdout().lock().write_all(text.as_bytes())?);
         }
+        Command::FetchContent { image, namespace, output } => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let fetched = runtime.block_on(snapshotter::fetch_content(&config, &namespace, &image))?;
+            let text = match output {
+                Output::Text => fetched.to_string(),
+                Output::Json => serde_json::to_string(&fetched)? + "\n",
+            };
+            return Ok(std::io::stdout().lock().write_all(text.as_bytes())?);
+        }
         Command::Run => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

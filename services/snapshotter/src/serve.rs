@@ -28,11 +28,12 @@ use crate::holder::Held;
 use crate::layer::Common;
 use crate::layers::Layers;
 use crate::lazy::Lazy;
+use crate::proto::snapshots::v1::snapshots_server::SnapshotsServer;
 use crate::proxies::Proxies;
 use crate::registries::Registries;
 use crate::room::Room;
-use crate::service::proto::containerd::services::snapshots::v1::snapshots_server::SnapshotsServer;
 use crate::trust::Trust;
+use crate::unpacker::Unpacker;
 use crate::{Service, SnapshotError, Snapshots, metrics};
 
 /// The threads that answer the kernel; those that wait for the network are not among them.
@@ -75,8 +76,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
     };
     let mount = Mounting::start(&root, mount, &holder, ended)?;
+    let unpacker = Unpacker::new(Arc::clone(&snapshots), Arc::clone(&proxies), config.containerd);
     let lazy = Lazy::new(Arc::clone(&snapshots), Arc::clone(&layers), proxies, convert_wait, trust);
-    let service = Service::new(Arc::clone(&snapshots), Arc::new(lazy));
+    let service = Service::new(Arc::clone(&snapshots), Arc::new(lazy), Arc::new(unpacker));
     shutdown.listen_for_signals().context("cannot listen for signals")?;
     let listener = bind(&address)?;
     if let Some(address) = metrics_listen {

@@ -7,36 +7,13 @@ use futures_util::{Stream, stream};
 use prost_types::Timestamp;
 use tonic::{Code, Request, Response, Status};
 
-use crate::lazy::Lazy;
+use crate::lazy::{Lazy, chain_of};
+use crate::proto::snapshots::v1 as messages;
+use crate::proto::types;
 use crate::store::Ordinary;
+use crate::unpacker::{Job, Unpacker};
 use crate::wanted::Wanted;
 use crate::{Class, Filter, Info, Kind, Labels, LabelsUpdate, Moment, Mount, SnapshotError, Snapshots};
-
-/// What `api/proto` says, as Rust.
-#[expect(
-    unreachable_pub,
-    clippy::clone_on_ref_ptr,
-    clippy::allow_attributes,
-    clippy::allow_attributes_without_reason,
-    reason = "generated"
-)]
-pub(crate) mod proto {
-    pub(crate) mod containerd {
-        pub(crate) mod types {
-            tonic::include_proto!("containerd.types");
-        }
-        pub(crate) mod services {
-            pub(crate) mod snapshots {
-                pub(crate) mod v1 {
-                    tonic::include_proto!("containerd.services.snapshots.v1");
-                }
-            }
-        }
-    }
-}
-
-use proto::containerd::services::snapshots::v1 as messages;
-use proto::containerd::types;
 
 /// Snapshots in one message of a list: well below the 4 MiB that gRPC takes, whatever their labels.
 const PAGE: usize = 100;
@@ -46,27 +23,59 @@ const PAGE: usize = 100;
 pub struct Service {
     snapshots: Arc<Snapshots>,
     lazy: Arc<Lazy>,
+    unpacker: Arc<Unpacker>,
 }
 
 impl Service {
     /// Returns the service of `snapshots`, which are prepared without their layers where `lazy` can.
-    pub(crate) fn new(snapshots: Arc<Snapshots>, lazy: Arc<Lazy>) -> Self {
-        Self { snapshots, lazy }
+    pub(crate) fn new(snapshots: Arc<Snapshots>, lazy: Arc<Lazy>, unpacker: Arc<Unpacker>) -> Self {
+        Self { snapshots, lazy, unpacker }
     }
 
     /// Prepares a layer of an image without its bytes, and tells the name of the committed snapshot that there is then.
     ///
     /// # Errors
     /// Why it is to be unpacked, where the labels say what it is of.
-    async fn prepare_lazily(&self, parent: Option<&str>, labels: &Labels) -> Result<String, Option<Ordinary>> {
+    async fn prepare_lazily(
+        &self,
+        parent: Option<&str>,
+        labels: &Labels,
+        namespace: Option<&str>,
+    ) -> Result<String, Option<Ordinary>> {
         let Some(wanted) = Wanted::of(labels) else { return Err(None) };
         let name = wanted.chain.to_string();
         let image = format!("{}/{}", wanted.host, wanted.name);
         let layer = wanted.layer.clone();
-        let Err(error) = self.lazy.prepare(wanted, parent, labels).await else { return Ok(name) };
-        let (reason, cause) = (error.reason(), &error as &dyn std::error::Error);
-        tracing::warn!(image, layer = %layer, reason, error = cause, "a layer is pulled in the ordinary way");
-        Err(Some(Ordinary { image, layer, reason: reason.to_owned(), detail: error.to_string() }))
+        let Err(error) = self.lazy.prepare(wanted.clone(), parent, labels).await else { return Ok(name) };
+        let (reason, detail) = (error.reason().to_owned(), error.to_string());
+        let why = Ordinary { image, layer, reason, detail };
+        if let (true, Some(namespace), Ok(below)) = (error.is_gap(), namespace, parent.map(chain_of).transpose()) {
+            let (parent, namespace) = (parent.map(str::to_owned), namespace.to_owned());
+            let (labels, why) = (labels.clone(), why.clone());
+            if self.unpack(Job { wanted, namespace, parent, below, labels, why }).await {
+                return Ok(name);
+            }
+        }
+        let Ordinary { image, layer, reason, .. } = &why;
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(image, %layer, reason, error, "a layer is pulled in the ordinary way");
+        Err(Some(why))
+    }
+
+    /// Unpacks a layer of a lazy image that has no twin, and tells whether that is done.
+    async fn unpack(&self, job: Job) -> bool {
+        let (image, layer, reason) = (job.why.image.clone(), job.why.layer.clone(), job.why.detail.clone());
+        match self.unpacker.unpack(job).await {
+            Ok(()) => {
+                tracing::info!(image, %layer, reason, "a layer without a twin was unpacked");
+                true
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(image, %layer, error, "a layer without a twin could not be unpacked");
+                false
+            }
+        }
     }
 
     /// Does `work` off the asynchronous threads.
@@ -111,7 +120,7 @@ impl messages::snapshots_server::Snapshots for Service {
     ) -> Result<Response<messages::PrepareSnapshotResponse>, Status> {
         let messages::PrepareSnapshotRequest { key, parent, labels, .. } = request.into_inner();
         let (parent, labels) = (named(parent), Labels::from_iter(labels));
-        let why = match self.prepare_lazily(parent.as_deref(), &labels).await {
+        let why = match self.prepare_lazily(parent.as_deref(), &labels, namespace_of(&key)).await {
             // containerd's way to hear that nothing is left to do: it looks the snapshot up by its labels.
             Ok(name) => return Err(status("Prepare", &SnapshotError::Exists { name })),
             Err(why) => why,
@@ -207,6 +216,13 @@ impl messages::snapshots_server::Snapshots for Service {
     }
 }
 
+/// Returns containerd's namespace: it puts that and a number before every key.
+fn namespace_of(key: &str) -> Option<&str> {
+    let (namespace, rest) = key.split_once('/')?;
+    let (number, _) = rest.split_once('/')?;
+    number.parse::<u64>().is_ok().then_some(namespace)
+}
+
 fn named(name: String) -> Option<String> {
     (!name.is_empty()).then_some(name)
 }
@@ -257,6 +273,14 @@ impl From<Info> for messages::Info {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_tells_its_namespace() {
+        assert_eq!(namespace_of("k8s.io/12/extract-1 sha256:00"), Some("k8s.io"));
+        for key in ["", "default", "default/first", "a/b/c"] {
+            assert_eq!(namespace_of(key), None, "{key}");
+        }
+    }
 
     #[test]
     fn only_labels_change() {

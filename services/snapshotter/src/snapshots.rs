@@ -35,6 +35,9 @@ pub enum LabelsUpdate {
 }
 
 impl Snapshots {
+    /// How the names of snapshots begin that containerd is not to see: layers that are unpacked here.
+    pub(crate) const PRIVATE: &str = "firstlight-unpacking/";
+
     /// Opens the snapshots below `root`, and removes what a process that died left of calls it did not end.
     ///
     /// # Errors
@@ -43,6 +46,11 @@ impl Snapshots {
         let folders = Folders::open(root)?;
         let store = Store::open(&root.join("metadata.redb"))?;
         let snapshots = Self { store, folders, layers, mounted: RwLock::default(), has_index: mount::has_index() };
+        for (name, _) in snapshots.store.all()? {
+            if name.starts_with(Self::PRIVATE) {
+                snapshots.remove(&name)?;
+            }
+        }
         if let Err(error) = snapshots.cleanup() {
             tracing::warn!(error = &error as &dyn std::error::Error, "what is left of broken calls stays on the disk");
         }
@@ -207,7 +215,8 @@ impl Snapshots {
     /// # Errors
     /// What failed.
     pub fn list(&self, filters: &[Filter]) -> Result<Vec<Info>, SnapshotError> {
-        let all = self.store.all()?.into_iter().map(|(name, row)| row.info(&name));
+        let all = self.store.all()?.into_iter().filter(|(name, _)| !name.starts_with(Self::PRIVATE));
+        let all = all.map(|(name, row)| row.info(&name));
         Ok(all.filter(|info| filters.is_empty() || filters.iter().any(|filter| filter.holds(info))).collect())
     }
 

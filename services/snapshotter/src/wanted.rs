@@ -61,7 +61,7 @@ impl Wanted {
 }
 
 /// Returns the host and the repository of an image's reference, `host/name[:tag][@digest]`.
-fn repository(reference: &str) -> Option<(String, RepositoryName)> {
+pub(crate) fn repository(reference: &str) -> Option<(String, RepositoryName)> {
     let (host, rest) = reference.split_once('/')?;
     let name = rest.split('@').next().unwrap_or_default();
     // A colon behind the last slash is a tag's.

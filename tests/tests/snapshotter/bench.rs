@@ -34,6 +34,7 @@ impl Bench {
     pub(crate) fn start_with(config: &str) -> Self {
         let snapshotter = Snapshotter::start_with(config).unwrap();
         let containerd = Containerd::start_with(&Node::Machine, Transport::Plain, &snapshotter.plugin()).unwrap();
+        snapshotter.knows(containerd.address()).unwrap();
         Self { containerd, snapshotter, scratch: Scratch::new().unwrap() }
     }
 

@@ -8,6 +8,7 @@ mod altered;
 mod bench;
 #[path = "../formats/compressed.rs"]
 mod compressed;
+mod content;
 mod cri;
 mod endurance;
 mod images;
