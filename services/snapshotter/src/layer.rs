@@ -25,7 +25,6 @@ use upstream::UpstreamError;
 
 use crate::layers::Via;
 use crate::room::Room;
-use crate::toc_file;
 use crate::tree::Tree;
 use data::Data;
 use run::Run;
@@ -106,18 +105,11 @@ pub(crate) enum Wanted {
 }
 
 impl Layer {
-    /// Opens the layer in `folder`, where its TOC lies in `file`. May take its time.
+    /// Opens the layer in `folder`, whose files are `tree`. May take its time.
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub(crate) fn open(
-        folder: &Path,
-        file: &str,
-        toc: &Digest,
-        source: Source,
-        common: Common,
-    ) -> Result<Self, OpenError> {
-        let tree = toc_file::read(&folder.join(file), toc)?;
+    pub(crate) fn open(folder: &Path, tree: Tree, source: Source, common: Common) -> Result<Self, OpenError> {
         let data = Data::open(folder, &tree).map_err(|source| OpenError::Io { path: folder.to_owned(), source })?;
         let window = Window::new(source.size);
         let layer = Self {

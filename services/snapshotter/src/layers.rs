@@ -20,7 +20,8 @@ use crate::proxies::Proxies;
 use crate::registries::{Registries, RegistryError};
 use crate::room::Room;
 use crate::status::Reads;
-use crate::toc_file::{self, LARGEST_TOC, TocFile};
+use crate::toc_file::{self, Growing, LARGEST_TOC, TocFile};
+use crate::tree::Tree;
 use crate::wanted::Wanted;
 use crate::{SnapshotError, Usage, usage};
 
@@ -237,22 +238,25 @@ impl Layers {
         if let Some(layer) = slot.layer.get() {
             return self.known(layer, origin);
         }
-        let layer = self.open_layer(origin, toc_file::NAME)?;
+        let tree = toc_file::read(&self.folder(&key).join(toc_file::NAME), &origin.toc.digest)?;
+        let layer = self.open_layer(origin, tree)?;
         Ok(Arc::clone(slot.layer.get_or_init(|| Arc::new(layer))))
     }
 
-    fn open_layer(&self, origin: &Origin, file: &str) -> Result<Layer, LayerError> {
+    fn open_layer(&self, origin: &Origin, tree: Tree) -> Result<Layer, LayerError> {
         let folder = self.folder(&origin.key());
-        Ok(Layer::open(&folder, file, &origin.toc.digest, self.source(origin)?, self.common.clone())?)
+        Ok(Layer::open(&folder, tree, self.source(origin)?, self.common.clone())?)
     }
 
-    /// Opens a layer whose TOC has just come, and keeps that if it is right.
-    fn open_new(&self, origin: &Origin) -> Result<Arc<Layer>, LayerError> {
-        let layer = self.open_layer(origin, toc_file::NEW).map_err(|error| match error {
-            LayerError::Open(OpenError::Damaged { .. }) => LayerError::Toc { expected: origin.toc.digest.clone() },
-            other => other,
+    /// Opens a layer whose TOC is on its way, and keeps that if it is right.
+    fn open_new(&self, origin: &Origin, toc: Growing) -> Result<Arc<Layer>, LayerError> {
+        let folder = self.folder(&origin.key());
+        let tree = toc_file::read_new(toc, &folder, &origin.toc.digest).map_err(|error| match error {
+            OpenError::Damaged { .. } => LayerError::Toc { expected: origin.toc.digest.clone() },
+            other => other.into(),
         })?;
-        toc_file::settle(&self.folder(&origin.key()))?;
+        let layer = self.open_layer(origin, tree)?;
+        toc_file::settle(&folder)?;
         let slot = Arc::clone(self.slots().entry(origin.key()).or_default());
         Ok(Arc::clone(slot.layer.get_or_init(|| Arc::new(layer))))
     }
@@ -309,7 +313,8 @@ impl Layers {
     /// See [`LayerError`].
     pub(crate) async fn fetch(self: &Arc<Self>, origin: &Origin) -> Result<Arc<Layer>, LayerError> {
         let turn = self.want(&origin.key());
-        let _turn = turn.lock().await;
+        // Who opens the layer has it to the end, also where nobody waits any more.
+        let turn = Arc::new(turn.lock_owned().await);
         let (layers, of) = (Arc::clone(self), origin.clone());
         match telemetry::blocking(move || layers.get(&of)).await {
             Err(error) if error.is_lost() => {}
@@ -319,14 +324,23 @@ impl Layers {
             return Err(LayerError::TooLarge { size: origin.toc.size });
         }
         let folder = self.folder(&origin.key());
-        let file = telemetry::blocking(move || TocFile::new(&folder)).await?;
         let source = self.source(origin)?;
-        match origin.via {
-            Via::Proxy => file.fetch(&source, &origin.toc).await?,
-            Via::Registry => file.extract(&source).await?,
-        }
-        let (layers, of) = (Arc::clone(self), origin.clone());
-        telemetry::blocking(move || layers.open_new(&of)).await
+        let (file, growing) = telemetry::blocking(move || TocFile::new(&folder)).await?;
+        // It is read as it comes.
+        let (layers, of, mine) = (Arc::clone(self), origin.clone(), Arc::clone(&turn));
+        let open = telemetry::blocking(move || {
+            let _mine = mine;
+            layers.open_new(&of, growing)
+        });
+        let fetch = async {
+            match origin.via {
+                Via::Proxy => file.fetch(&source, &origin.toc).await,
+                Via::Registry => file.extract(&source).await,
+            }
+        };
+        let (fetched, opened) = tokio::join!(fetch, open);
+        // Why it did not come says more than that it did not.
+        fetched.and(opened)
     }
 
     /// Returns what is known of a layer that is its own twin, with its TOC on the disk.

@@ -1,5 +1,7 @@
 //! [`TocFile`]: a layer's TOC on its way to the disk, where it gets its name once it is all there and right.
 
+mod growing;
+
 use std::fs::{self, File};
 use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::path::Path;
@@ -15,6 +17,9 @@ use upstream::UpstreamError;
 use crate::layer::{OpenError, ReadError, Source};
 use crate::layers::LayerError;
 use crate::tree::{Builder, Tree, TreeError};
+use growing::Growth;
+
+pub(crate) use growing::Growing;
 
 /// The largest JSON of a TOC that is read, in bytes: more than a million files.
 pub(crate) const LARGEST_TOC: u64 = 512 << 20;
@@ -32,16 +37,22 @@ const BATCHES: usize = 8;
 
 /// A layer's TOC on its way to the disk.
 #[derive(Debug)]
-pub(crate) struct TocFile(File);
+pub(crate) struct TocFile {
+    file: File,
+    growth: Growth,
+}
 
 impl TocFile {
-    /// Begins it in a layer's folder, which is made if it is not there.
+    /// Begins it in a layer's folder, which is made if it is not there, and returns what follows it for [`read_new`].
     ///
     /// # Errors
     /// The system's.
-    pub(crate) fn new(folder: &Path) -> io::Result<Self> {
+    pub(crate) fn new(folder: &Path) -> io::Result<(Self, Growing)> {
         fs::create_dir_all(folder)?;
-        File::create(folder.join(NEW)).map(Self)
+        let path = folder.join(NEW);
+        let file = File::create(&path)?;
+        let (growing, growth) = Growing::new(File::open(&path)?);
+        Ok((Self { file, growth }, growing))
     }
 
     /// Fetches it from a proxy. It is not verified.
@@ -50,7 +61,7 @@ impl TocFile {
     /// See [`LayerError`].
     pub(crate) async fn fetch(self, source: &Source, toc: &Toc) -> Result<(), LayerError> {
         let mut body = source.client()?.toc(&source.name, toc).await?;
-        let mut writer = Writer::new(self.0, body.is_packed)?;
+        let mut writer = Writer::new(self, body.is_packed)?;
         while let Some(bytes) = body.chunk().await? {
             let written = telemetry::blocking(move || writer.write_all(&bytes).map(|()| writer)).await;
             writer = written?;
@@ -68,7 +79,7 @@ impl TocFile {
             other => LayerError::Upstream(UpstreamError::Protocol { what: other.to_string() }),
         })?;
         telemetry::blocking(move || {
-            let mut extract = Extract { out: Writer::new(self.0, false)?, is_toc: false };
+            let mut extract = Extract { out: Writer::new(self, false)?, is_toc: false };
             let plain = BufReader::new(MultiGzDecoder::new(&packed[..]));
             match walk(plain, &mut extract, &Limits::default()) {
                 Ok(_) => Ok(extract.out.finish()?),
@@ -100,7 +111,19 @@ pub(crate) fn settle(folder: &Path) -> io::Result<()> {
 /// See [`OpenError`].
 pub(crate) fn read(path: &Path, expected: &Digest) -> Result<Tree, OpenError> {
     let io = |source| OpenError::Io { path: path.to_owned(), source };
-    let file = File::open(path).map_err(io)?;
+    from(File::open(path).map_err(io)?, path, expected)
+}
+
+/// Reads the TOC that is on its way to a folder, as [`read`] does.
+///
+/// # Errors
+/// See [`OpenError`]; [`OpenError::Io`] where it does not come.
+pub(crate) fn read_new(growing: Growing, folder: &Path, expected: &Digest) -> Result<Tree, OpenError> {
+    from(growing, &folder.join(NEW), expected)
+}
+
+fn from(file: impl Read + Send, path: &Path, expected: &Digest) -> Result<Tree, OpenError> {
+    let io = |source| OpenError::Io { path: path.to_owned(), source };
     let (sender, batches) = mpsc::sync_channel(BATCHES);
     let (tree, parsed) = std::thread::scope(|scope| {
         let parsing = scope.spawn(move || parse(file, sender));
@@ -111,7 +134,9 @@ pub(crate) fn read(path: &Path, expected: &Digest) -> Result<Tree, OpenError> {
     match parsed {
         Ok(Ok((found, _))) if found != *expected => Err(OpenError::Damaged { path: path.to_owned() }),
         Ok(Ok((_, told))) => told.map_err(TreeError::from).and(tree).map_err(OpenError::from),
-        Ok(Err(error)) if matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::Other) => {
+        Ok(Err(error))
+            if matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof | ErrorKind::Other) =>
+        {
             tracing::debug!(path = %path.display(), %error, "a TOC cannot be unpacked");
             Err(OpenError::Damaged { path: path.to_owned() })
         }
@@ -121,7 +146,7 @@ pub(crate) fn read(path: &Path, expected: &Digest) -> Result<Tree, OpenError> {
 }
 
 /// Unpacks and parses a TOC, and returns the digest of its JSON, and why it is none.
-fn parse(file: File, batches: SyncSender<Vec<TocEntry>>) -> io::Result<(Digest, Result<(), TocError>)> {
+fn parse(file: impl Read, batches: SyncSender<Vec<TocEntry>>) -> io::Result<(Digest, Result<(), TocError>)> {
     let mut unpacked = zstd::stream::read::Decoder::new(file)?;
     unpacked.window_log_max(WINDOW)?;
     let mut hashing = Unpacked { inner: unpacked, hash: Hasher::new(Algorithm::Sha256), left: LARGEST_TOC };
@@ -188,6 +213,9 @@ impl Sink for Extract {
 /// Writes a TOC, packed if it does not come so.
 struct Writer {
     out: Packing,
+    growth: Growth,
+    /// Bytes of the file, where it comes packed.
+    written: u64,
     /// What may still come.
     left: u64,
 }
@@ -198,20 +226,25 @@ enum Packing {
 }
 
 impl Writer {
-    fn new(file: File, is_packed: bool) -> io::Result<Self> {
+    fn new(TocFile { file, growth }: TocFile, is_packed: bool) -> io::Result<Self> {
         let out = if is_packed {
             Packing::Done(file)
         } else {
             Packing::Now(Box::new(zstd::stream::write::Encoder::new(file, LEVEL)?))
         };
-        Ok(Self { out, left: LARGEST_TOC })
+        Ok(Self { out, growth, written: 0, left: LARGEST_TOC })
     }
 
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         let longer = || io::Error::other(format!("a TOC is longer than {LARGEST_TOC} bytes"));
         self.left = self.left.checked_sub(bytes.len() as u64).ok_or_else(longer)?;
         match &mut self.out {
-            Packing::Done(out) => out.write_all(bytes),
+            Packing::Done(out) => {
+                out.write_all(bytes)?;
+                self.written += bytes.len() as u64;
+                self.growth.grew_to(self.written);
+                Ok(())
+            }
             Packing::Now(out) => out.write_all(bytes),
         }
     }
@@ -221,6 +254,8 @@ impl Writer {
             Packing::Done(file) => file,
             Packing::Now(out) => out.finish()?,
         };
-        file.sync_data()
+        file.sync_data()?;
+        self.growth.end(file.metadata()?.len());
+        Ok(())
     }
 }
