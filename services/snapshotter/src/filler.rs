@@ -30,6 +30,8 @@ const RETRY: Duration = Duration::from_secs(30);
 const HOLD_EVERY: Duration = Duration::from_secs(20 * 60);
 /// How often it is looked for layers that nobody has any more.
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
+/// How long one layer is worked on before the next one is: a slow source holds up its own layers alone.
+const TURN: Duration = Duration::from_secs(30);
 /// The part of the disk that stays free.
 const FREE_PERCENT: u64 = 10;
 
@@ -152,7 +154,11 @@ impl Filler {
                 return Ok(());
             }
         }
-        layer.complete(1, || self.idle(&layer)).await?;
+        match tokio::time::timeout(TURN, layer.complete(1, || self.idle(&layer))).await {
+            Ok(completed) => completed?,
+            // The others have their turns, too.
+            Err(_) => return Ok(()),
+        }
         match layer.prove(&origin.expected).await? {
             Proof::Pending => {}
             Proof::Proven => {

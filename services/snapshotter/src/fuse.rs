@@ -8,7 +8,7 @@ mod reply;
 mod session;
 
 pub(crate) use reply::{Listing, Reply, leave};
-pub(crate) use session::{Notifier, Session, is_mounted, mount, refuse, resend, unmount};
+pub(crate) use session::{Notifier, Session, is_alive, is_mounted, mount, refuse, resend, unmount};
 
 use crate::tree::Attributes;
 

@@ -15,8 +15,8 @@ use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use api::Digest;
@@ -64,10 +64,10 @@ pub(crate) struct Layer {
     window: Window,
     folder: PathBuf,
     /// Where the TOC begins in the blob, once that was asked.
-    end: OnceLock<u64>,
+    end: Mutex<Option<u64>>,
     verdicts: Verdicts,
-    /// Whether it came out as another tar once.
-    is_suspect: AtomicBool,
+    /// How often it came out as another tar than was expected.
+    suspicions: AtomicU32,
     /// Reads that wait for bytes.
     waiting: AtomicUsize,
     /// When somebody last read of it.
@@ -121,9 +121,9 @@ impl Layer {
             running: Mutex::default(),
             window,
             folder: folder.to_owned(),
-            end: OnceLock::new(),
+            end: Mutex::default(),
             verdicts: Verdicts::open(folder).map_err(|source| OpenError::Io { path: folder.to_owned(), source })?,
-            is_suspect: AtomicBool::new(false),
+            suspicions: AtomicU32::new(0),
             waiting: AtomicUsize::new(0),
             last_read: AtomicU64::new(now()),
             common,
@@ -190,13 +190,17 @@ impl Layer {
         unread.map(|(_, chunk)| u64::from(chunk.size)).sum()
     }
 
+    fn known_end(&self) -> Option<u64> {
+        *self.end.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Tells whether the span of a chunk ends where the next one begins, or the TOC.
     fn knows_end_of(&self, chunk: u32) -> bool {
-        self.tree.knows_end_of(chunk, self.end.get().copied())
+        self.tree.knows_end_of(chunk, self.known_end())
     }
 
     fn span(&self, chunks: Range<u32>) -> Range<u64> {
-        let span = self.tree.span(chunks, self.end.get().copied());
+        let span = self.tree.span(chunks, self.known_end());
         span.start..span.end.min(self.size)
     }
 

@@ -235,20 +235,19 @@ impl Lazy {
 
     /// Brings all of a layer and proves it.
     async fn prove(&self, layer: &Arc<Layer>, origin: &Origin) -> Result<(), NotLazy> {
-        // What comes out wrong once is fetched again.
-        for _ in 0..2 {
+        loop {
             let keep = || async {
                 self.layers.keep(origin);
                 Ok(())
             };
             layer.complete(AT_ONCE, keep).await?;
             match layer.prove(&origin.expected).await? {
+                // What came out wrong is fetched again, a few times at most.
                 Proof::Pending => {}
                 Proof::Proven => return Ok(()),
-                Proof::Refused => break,
+                Proof::Refused => return Err(NotLazy::Refused),
             }
         }
-        Err(NotLazy::Refused)
     }
 
     /// Tells whether the snapshot is there: another image has the same layers.

@@ -135,20 +135,26 @@ impl Mounting {
             }
         };
         let places = Place::LAZY.map(|place| place.folder(root));
-        let mut is_mounted = places.iter().map(|at| fuse::is_mounted(at).context("cannot read what is mounted"));
-        let devices = if kept.len() == places.len()
-            && is_mounted.try_fold(true, |all, one| Ok::<_, anyhow::Error>(all && one?))?
-        {
-            tracing::info!("going on with what is mounted");
-            kept.iter().for_each(fuse::resend);
-            kept
-        } else {
-            let devices = places.iter().map(|at| Self::mount(at)).collect::<anyhow::Result<Vec<_>>>()?;
-            if let Some(holder) = &holder {
-                holder.keep(&devices).context("the holder does not answer")?;
-            }
-            devices
-        };
+        let mut kept = (if kept.len() == places.len() { kept } else { Vec::new() }).into_iter();
+        let (mut devices, mut is_new) = (Vec::new(), false);
+        for at in &places {
+            let is_mounted = fuse::is_mounted(at).context("cannot read what is mounted")?;
+            devices.push(match kept.next().filter(|device| is_mounted && fuse::is_alive(device)) {
+                Some(device) => {
+                    fuse::resend(&device);
+                    device
+                }
+                None => {
+                    is_new = true;
+                    Self::mount(at)?
+                }
+            });
+        }
+        match &holder {
+            _ if !is_new => tracing::info!("going on with what is mounted"),
+            Some(holder) => holder.keep(&devices).context("the holder does not answer")?,
+            None => {}
+        }
         let files = Arc::new(files);
         let start = |((place, at), device): ((Place, PathBuf), File)| {
             let session = Session::start(device, &files, FUSE_THREADS, place == Place::Lazy, ended.clone());
@@ -162,8 +168,11 @@ impl Mounting {
     fn mount(at: &Path) -> anyhow::Result<File> {
         fuse::unmount(at).with_context(|| format!("cannot unmount {}", at.display()))?;
         fs::create_dir_all(at).with_context(|| format!("cannot make the folder {}", at.display()))?;
-        fuse::mount(at)
-            .map_err(|(action, error)| anyhow::Error::new(error).context(format!("cannot {action} {}", at.display())))
+        let mounted = fuse::mount(at).map_err(|(action, error)| {
+            anyhow::Error::new(error).context(format!("cannot {action} {}", at.display()))
+        })?;
+        tracing::info!(at = %at.display(), "mounted");
+        Ok(mounted)
     }
 
     fn notifiers(&self) -> Vec<Notifier> {

@@ -4,7 +4,9 @@ use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::Duration;
 
-use e2e::{Containerd, Fault, Rule, Snapshotter, drop_caches, is_root, skip, wait};
+use e2e::{Containerd, Fault, Rule, Scratch, Snapshotter, drop_caches, is_root, skip, wait};
+
+use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::bench::{self, Bench};
 use crate::lazy::{BULKY, World};
@@ -110,6 +112,31 @@ fn nobody_waits_for_ever() {
     snapshotter.start_again().unwrap();
     bench::wait_found(containerd);
     assert_eq!(read(containerd, &reference, 0, 60).unwrap(), right(0, 60), "{}", snapshotter.log());
+}
+
+/// A mount that was aborted is no mount: the snapshotter says so and ends, and the next one mounts it anew and leaves the other.
+#[test]
+fn an_aborted_mount_is_made_anew() {
+    if !is_root() {
+        return skip("an_aborted_mount_is_made_anew", "not root");
+    }
+    let (mut world, reference) = World::bulky("");
+    let World { bench: Bench { containerd, snapshotter, .. }, .. } = &mut world;
+    assert_eq!(read(containerd, &reference, 0, 1).unwrap(), right(0, 1), "{}", snapshotter.log());
+    let device = std::fs::metadata(snapshotter.layers().with_file_name("bare")).unwrap().dev();
+    let control = Scratch::new().unwrap();
+    rustix::mount::mount("fusectl", control.path(), "fusectl", MountFlags::empty(), None).unwrap();
+    std::fs::write(control.join(&format!("{}/abort", rustix::fs::minor(device))), "1").unwrap();
+    rustix::mount::unmount(control.path(), UnmountFlags::DETACH).unwrap();
+    let ended = || Ok((!snapshotter.proc().is_running()).then_some(()));
+    wait::until("the end of the snapshotter", LIMIT, ended).unwrap();
+    snapshotter.start_again().unwrap();
+    bench::wait_found(containerd);
+    assert_eq!(read(containerd, &reference, 0, 2).unwrap(), right(0, 2), "{}", snapshotter.log());
+    let log = snapshotter.log();
+    let mounted =
+        |place: &str| log.lines().filter(|line| line.contains(" mounted at=") && line.ends_with(place)).count();
+    assert_eq!((mounted("/lazy"), mounted("/bare")), (1, 2), "{log}");
 }
 
 /// A proxy that is killed and comes back costs its readers time and nothing else.

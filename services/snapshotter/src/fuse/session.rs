@@ -60,6 +60,16 @@ pub(crate) fn is_mounted(at: &Path) -> io::Result<bool> {
     }))
 }
 
+/// Tells whether the kernel still has requests for a device: not after its mount was taken away or aborted.
+pub(crate) fn is_alive(device: &File) -> bool {
+    let mut polled = [PollFd::new(device, PollFlags::IN)];
+    match poll(&mut polled, Some(&Timespec::default())) {
+        Ok(_) => !polled[0].revents().contains(PollFlags::ERR),
+        // Whoever reads will see.
+        Err(_) => true,
+    }
+}
+
 /// Takes away what is mounted at a folder, once nobody uses it. Nothing being mounted there is fine.
 ///
 /// # Errors

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use api::{Digest, TarTail};
 use estargz::footer::FOOTER_SIZE;
@@ -178,11 +178,13 @@ impl Layer {
             self.verdicts.put(expected, Proof::Proven)?;
             return Ok(Proof::Proven);
         }
-        // What lies between the files is verified by this alone: it is fetched once more.
-        if !is_expected && !self.is_suspect.swap(true, Ordering::AcqRel) {
+        // What lies between the files is verified by this alone: it is fetched again, of each place that has it.
+        if !is_expected && self.suspicions.fetch_add(1, Ordering::AcqRel) < self.sources.count() {
             let tar = &found.tar;
             tracing::warn!(blob.digest = %self.blob, %tar, "a layer is not what it should be and is fetched again");
+            self.sources.turn_from(&self.sources.first());
             self.data.rests.clear()?;
+            *self.end.lock().unwrap_or_else(PoisonError::into_inner) = None;
             return Ok(Proof::Pending);
         }
         let why = found.story.as_ref().err().map(|error| error as &dyn std::error::Error);
@@ -196,11 +198,11 @@ impl Layer {
 
     /// Returns where the TOC begins in the blob.
     async fn end(&self) -> Result<u64, ReadError> {
-        if let Some(end) = self.end.get() {
-            return Ok(*end);
+        if let Some(end) = self.known_end() {
+            return Ok(end);
         }
         let end = self.sources.first().toc_offset().await?;
-        Ok(*self.end.get_or_init(|| end))
+        Ok(*self.end.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(end))
     }
 
     /// Fetches members that hold no chunk and unpacks them.
