@@ -11,8 +11,8 @@ use tokio::runtime::Handle;
 use crate::Snapshots;
 use crate::fuse::{self, Files, Listing, Node, Notifier, Reply, Request};
 use crate::layer::Wanted;
-use crate::mounted::Mounted;
-use crate::tree::{Attributes, ROOT};
+use crate::mounted::{Mounted, Part};
+use crate::tree::{Attributes, ROOT, Xattr};
 
 /// The attributes of the folder of all snapshots: only root looks in, and overlayfs, which looks as who mounted it.
 const TOP: Attributes =
@@ -25,25 +25,31 @@ pub(crate) struct LazyMount {
     runtime: Handle,
 }
 
-/// Has the kernel forget all it knows of a snapshot that has so many inodes.
-pub(crate) fn forget(notifiers: &[Notifier], snapshot: u64, inodes: u64) {
+/// Has the kernel forget all it knows of a snapshot.
+pub(crate) fn forget(notifiers: &[Notifier], snapshot: &Mounted) {
     // It is in one of the mounts, and the others do not mind.
     for notifier in notifiers {
-        notifier.forget_name(fuse::ROOT, &snapshot.to_string());
-        for inode in 0..u32::try_from(inodes).unwrap_or(u32::MAX) {
-            notifier.forget_node(number(snapshot, inode));
+        notifier.forget_name(fuse::ROOT, &snapshot.id().to_string());
+        for (depth, layer) in (0..).zip(snapshot.layers()) {
+            for inode in 0..u32::try_from(layer.tree().inodes()).unwrap_or(u32::MAX) {
+                notifier.forget_node(number(snapshot.id(), (depth, inode)));
+            }
         }
     }
 }
 
-fn number(snapshot: u64, inode: u32) -> u64 {
-    snapshot << 32 | (u64::from(inode) + 1)
+/// The bits of an inode's number and, above those, of how far below its layer is.
+const INODE_BITS: u32 = 23;
+
+fn number(snapshot: u64, (depth, inode): Part) -> u64 {
+    snapshot << 32 | u64::from(depth) << INODE_BITS | (u64::from(inode) + 1)
 }
 
-/// Returns the snapshot and the inode of a node; `None` for what we never gave out.
-fn parts(node: u64) -> Option<(u64, u32)> {
-    let inode = u32::try_from(node & 0xffff_ffff).ok()?.checked_sub(1)?;
-    Some((node >> 32, inode))
+/// Returns the snapshot and the part of a node; `None` for what we never gave out.
+fn parts(node: u64) -> Option<(u64, Part)> {
+    let inode = u32::try_from(node & ((1 << INODE_BITS) - 1)).ok()?.checked_sub(1)?;
+    let depth = u8::try_from((node & 0xffff_ffff) >> INODE_BITS).ok()?;
+    Some((node >> 32, (depth, inode)))
 }
 
 impl LazyMount {
@@ -58,8 +64,8 @@ impl LazyMount {
             Request::Lookup { name } => {
                 let id = std::str::from_utf8(name).ok().and_then(|name| name.parse().ok());
                 match id {
-                    Some(id) => self.with(id, reply, move |mounted, reply| match node(&mounted, id, ROOT) {
-                        _ if mounted.is_refused() => reply.error(Errno::IO),
+                    Some(id) => self.with(id, reply, move |mounted, reply| match node(&mounted, (0, ROOT)) {
+                        _ if mounted.has_refused() => reply.error(Errno::IO),
                         Some(node) => reply.entry(Some(&node)),
                         None => reply.error(Errno::NOENT),
                     }),
@@ -96,74 +102,112 @@ impl Files for LazyMount {
         if node == fuse::ROOT {
             return self.answer_top(request, reply);
         }
-        let Some((id, inode)) = parts(node) else { return reply.error(Errno::STALE) };
+        let Some((id, part)) = parts(node) else { return reply.error(Errno::STALE) };
         let runtime = self.runtime.clone();
         if let Some(mounted) = self.snapshots.mounted_now(id) {
-            return about(&runtime, mounted, id, inode, request, reply);
+            return about(&runtime, mounted, part, request, reply);
         }
         // The name lies in a buffer of the thread that reads requests.
         let name = request.name().map(<[u8]>::to_vec);
         let request = request.without_name();
         self.with(id, reply, move |mounted, reply| {
             let name = name.unwrap_or_default();
-            about(&runtime, mounted, id, inode, request.with_name(&name), reply);
+            about(&runtime, mounted, part, request.with_name(&name), reply);
         });
     }
 }
 
-fn node(mounted: &Mounted, id: u64, inode: u32) -> Option<Node> {
-    Some(Node { number: number(id, inode), attributes: mounted.attributes(inode)? })
+/// Returns what is shown at a part of a snapshot. A file is its own snapshot's, and the same wherever it is shown; a folder shows
+/// other things in each.
+fn node(mounted: &Mounted, part: Part) -> Option<Node> {
+    let (depth, inode) = part;
+    let layer = mounted.at_depth(depth)?;
+    let attributes = layer.attributes(inode)?;
+    if !layer.tree().is_directory(inode) {
+        return Some(Node { number: number(layer.id(), (0, inode)), attributes });
+    }
+    // As overlayfs has it: how many folders are in one of several layers is not worth counting.
+    let links = if mounted.parts(part)?.len() > 1 { 1 } else { attributes.links };
+    Some(Node { number: number(mounted.id(), part), attributes: Attributes { links, ..attributes } })
 }
 
-fn about(runtime: &Handle, mounted: Arc<Mounted>, id: u64, inode: u32, request: Request<'_>, reply: Reply) {
-    if mounted.is_refused() {
+fn about(runtime: &Handle, mounted: Arc<Mounted>, part: Part, request: Request<'_>, reply: Reply) {
+    let (depth, inode) = part;
+    let Some(layer) = mounted.at_depth(depth) else { return reply.error(Errno::STALE) };
+    match layer.tree().is_directory(inode) {
+        true => about_folder(&mounted, part, request, reply),
+        // Files are asked about where they are.
+        false if depth == 0 => about_file(runtime, mounted, inode, request, reply),
+        false => reply.error(Errno::STALE),
+    }
+}
+
+fn about_folder(mounted: &Mounted, part: Part, request: Request<'_>, reply: Reply) {
+    if mounted.has_refused() {
         return reply.error(Errno::IO);
     }
-    let tree = mounted.tree();
-    let Some(this) = node(&mounted, id, inode) else { return reply.error(Errno::STALE) };
+    let (Some(parts), Some(this)) = (mounted.parts(part), node(mounted, part)) else {
+        return reply.error(Errno::STALE);
+    };
     match request {
         Request::Lookup { name } => {
             let found = match name {
-                b"." => Some(inode),
-                b".." if inode == ROOT => {
+                b"." => Some(part),
+                b".." if part == (0, ROOT) => {
                     return reply.entry(Some(&Node { number: fuse::ROOT, attributes: TOP }));
                 }
-                b".." => Some(tree.parent(inode)),
-                name => tree.find(inode, name),
+                b".." => mounted.parent(part),
+                name => mounted.find(&parts, name),
             };
-            reply.entry(found.and_then(|found| node(&mounted, id, found)).as_ref());
+            reply.entry(found.and_then(|found| node(mounted, found)).as_ref());
         }
         Request::Attributes => reply.attributes(&this),
-        Request::Target => match tree.target(inode) {
+        Request::Target | Request::Read { .. } => reply.error(Errno::INVAL),
+        Request::Xattr { name, size } => give_xattr(mounted.folder_xattrs(&parts).iter(), name, size, reply),
+        Request::Xattrs { size } => give_xattrs(mounted.folder_xattrs(&parts).iter(), size, reply),
+        Request::List { from, size, plus } => list(mounted, &this, &parts, from, Listing::new(size, plus)).send(reply),
+    }
+}
+
+fn about_file(runtime: &Handle, mounted: Arc<Mounted>, inode: u32, request: Request<'_>, reply: Reply) {
+    if mounted.is_refused() {
+        return reply.error(Errno::IO);
+    }
+    let Some(this) = node(&mounted, (0, inode)) else { return reply.error(Errno::STALE) };
+    match request {
+        Request::Lookup { .. } | Request::List { .. } => reply.error(Errno::NOTDIR),
+        Request::Attributes => reply.attributes(&this),
+        Request::Target => match mounted.tree().target(inode) {
             Some(target) => reply.bytes(target),
             None => reply.error(Errno::INVAL),
         },
-        Request::Xattr { name, size } => match mounted.xattrs(inode).find(|(known, _)| known.as_bytes() == name) {
-            Some((_, value)) => reply.sized(value, size),
-            None => reply.error(Errno::NODATA),
-        },
-        Request::Xattrs { size } => {
-            let names = mounted.xattrs(inode).flat_map(|(name, _)| name.bytes().chain([0]));
-            reply.sized(&names.collect::<Vec<u8>>(), size);
-        }
-        Request::List { .. } if !tree.is_directory(inode) => reply.error(Errno::NOTDIR),
-        Request::List { from, size, plus } => list(&mounted, id, &this, from, Listing::new(size, plus)).send(reply),
+        Request::Xattr { name, size } => give_xattr(mounted.xattrs(inode), name, size, reply),
+        Request::Xattrs { size } => give_xattrs(mounted.xattrs(inode), size, reply),
         Request::Read { offset, size } => read(runtime, &mounted, inode, offset, size, reply),
     }
 }
 
-fn list(mounted: &Mounted, id: u64, this: &Node, from: u64, mut listing: Listing) -> Listing {
+fn give_xattr<'a>(mut xattrs: impl Iterator<Item = &'a Xattr>, name: &[u8], size: u32, reply: Reply) {
+    match xattrs.find(|(known, _)| known.as_bytes() == name) {
+        Some((_, value)) => reply.sized(value, size),
+        None => reply.error(Errno::NODATA),
+    }
+}
+
+fn give_xattrs<'a>(xattrs: impl Iterator<Item = &'a Xattr>, size: u32, reply: Reply) {
+    let names = xattrs.flat_map(|(name, _)| name.bytes().chain([0]));
+    reply.sized(&names.collect::<Vec<u8>>(), size);
+}
+
+fn list(mounted: &Mounted, this: &Node, parts: &[Part], from: u64, mut listing: Listing) -> Listing {
     for (place, name) in [(0, &b"."[..]), (1, b"..")] {
         if from <= place && !listing.add(name, this, place + 1) {
             return listing;
         }
     }
-    let from = from.max(2);
-    let Some((_, folder)) = parts(this.number) else { return listing };
-    let skip = usize::try_from(from - 2).unwrap_or(usize::MAX);
-    for (place, (name, inode)) in (from..).zip(mounted.tree().list(folder, skip)) {
-        let Some(node) = node(mounted, id, inode) else { continue };
-        if !listing.add(name, &node, place + 1) {
+    for (name, part, next) in mounted.list(parts, from.saturating_sub(2)) {
+        let Some(node) = node(mounted, part) else { continue };
+        if !listing.add(name, &node, next + 2) {
             break;
         }
     }

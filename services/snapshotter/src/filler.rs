@@ -150,7 +150,7 @@ impl Filler {
             Proof::Pending => {}
             Proof::Proven => return Ok(()),
             Proof::Refused => {
-                self.forget(origin, layer.tree.inodes()).await;
+                self.forget(origin).await;
                 return Ok(());
             }
         }
@@ -164,13 +164,13 @@ impl Filler {
             Proof::Proven => {
                 tracing::info!(blob.digest = %origin.twin, layer = %origin.layer, "a layer is here and proven");
             }
-            Proof::Refused => self.forget(origin, layer.tree.inodes()).await,
+            Proof::Refused => self.forget(origin).await,
         }
         Ok(())
     }
 
     /// Has the kernel forget what it knows of a layer that is refused.
-    async fn forget(&self, origin: &Origin, inodes: u64) {
+    async fn forget(&self, origin: &Origin) {
         // Once in the life of a process: an earlier one may have died over it.
         let is_new =
             self.forgotten.lock().unwrap_or_else(PoisonError::into_inner).insert((origin.key(), origin.layer.clone()));
@@ -178,8 +178,8 @@ impl Filler {
             return;
         }
         let (snapshots, notifiers, origin) = (Arc::clone(&self.snapshots), self.notifiers.clone(), origin.clone());
-        let forget = move || match snapshots.ids_of(&origin) {
-            Ok(ids) => ids.into_iter().for_each(|id| files::forget(&notifiers, id, inodes)),
+        let forget = move || match snapshots.showing(&origin) {
+            Ok(showing) => showing.iter().for_each(|snapshot| files::forget(&notifiers, snapshot)),
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
                 tracing::error!(error, "the kernel may still show a refused layer");

@@ -1,6 +1,6 @@
 //! [`Snapshots`]: all of a node's snapshots, each a row and a folder.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
@@ -9,7 +9,7 @@ use crate::folders::{Folders, Place, Root};
 use crate::layer::{Layer, Proof};
 use crate::layers::{Layers, Origin};
 use crate::mount::{self, Mount, Stack};
-use crate::mounted::{Below, Mounted};
+use crate::mounted::{Below, MOST_LAYERS, Mounted};
 use crate::status::{self, LayerStatus, Mode, Status};
 use crate::store::{Chain, Ordinary, Parent};
 use crate::{Filter, Info, Kind, Labels, SnapshotError, Store, Usage, usage};
@@ -140,7 +140,7 @@ impl Snapshots {
     fn mount_of(&self, chain: &Chain) -> Mount {
         let id = chain.row.id;
         let lower: Vec<PathBuf> =
-            chain.parents.iter().map(|parent| self.folders.shown(parent.id, parent.place)).collect();
+            uppermost(&chain.parents).map(|parent| self.folders.shown(parent.id, parent.place)).collect();
         let (fs, work) = (self.folders.fs(id), self.folders.work(id));
         match chain.row.kind {
             // A view of nothing shows its own folder, which stays empty.
@@ -281,12 +281,12 @@ impl Snapshots {
         let mounted = self.laid_over(layer, &origin, &parents)?;
         let origin = Origin { is_bare: !mounted.has_xattrs(), ..origin };
         let id = self.store.create_lazy(name, parent, labels, origin)?.row.id;
-        self.mounted_mut().insert(id, mounted);
+        self.mounted_mut().insert(id, Arc::new(mounted.of(id)));
         Ok(())
     }
 
     /// Returns a layer as it is to be shown over others, the nearest first.
-    fn laid_over(&self, layer: Arc<Layer>, origin: &Origin, parents: &[Parent]) -> Result<Arc<Mounted>, SnapshotError> {
+    fn laid_over(&self, layer: Arc<Layer>, origin: &Origin, parents: &[Parent]) -> Result<Mounted, SnapshotError> {
         let folders: Vec<PathBuf> = parents.iter().map(|parent| self.folders.fs(parent.id)).collect();
         let below = parents.iter().zip(&folders).map(|(parent, folder)| match parent.place {
             Place::Unpacked => Ok(Below::Unpacked(folder)),
@@ -294,7 +294,7 @@ impl Snapshots {
         });
         let below = below.collect::<Result<Vec<_>, SnapshotError>>()?;
         let mounted = Mounted::new(layer, &origin.expected, &below);
-        Ok(Arc::new(mounted.map_err(|error| SnapshotError::io("look below a layer in", self.folders.root(), error))?))
+        mounted.map_err(|error| SnapshotError::io("look below a layer in", self.folders.root(), error))
     }
 
     /// Tells whether a lazy snapshot's layer was found to be another one than its image says.
@@ -328,19 +328,28 @@ impl Snapshots {
         let chain = self.store.chain_by_id(id)?.ok_or_else(none)?;
         let origin = chain.row.origin.as_ref().ok_or_else(none)?;
         let layer = self.layers.get(origin).map_err(|source| SnapshotError::layer(&id.to_string(), source))?;
-        let mounted = self.laid_over(layer, origin, &chain.parents)?;
+        let mounted = Arc::new(self.laid_over(layer, origin, &chain.parents)?.of(id));
         // Of two who look into it at once one is used.
         Ok(Arc::clone(self.mounted_mut().entry(id).or_insert(mounted)))
     }
 
-    /// Returns the ids of the snapshots that show a layer for the same tar.
+    /// Returns the snapshots that show a layer for the same tar, of their own or of those below.
     ///
     /// # Errors
     /// What failed.
-    pub(crate) fn ids_of(&self, origin: &Origin) -> Result<Vec<u64>, SnapshotError> {
+    pub(crate) fn showing(&self, origin: &Origin) -> Result<Vec<Arc<Mounted>>, SnapshotError> {
         let is_same = |other: &Origin| other.key() == origin.key() && other.expected == origin.expected;
-        let rows = self.store.all()?.into_iter().filter(|(_, row)| row.origin.as_ref().is_some_and(is_same));
-        Ok(rows.map(|(_, row)| row.id).collect())
+        let (mut same, mut lazy) = (HashSet::new(), Vec::new());
+        for (_, row) in self.store.all()? {
+            let Some(origin) = &row.origin else { continue };
+            if is_same(origin) {
+                same.insert(row.id);
+            }
+            lazy.push(row.id);
+        }
+        // The kernel may know what an earlier process showed.
+        let mounted = lazy.into_iter().filter_map(|id| self.mounted(id).ok());
+        Ok(mounted.filter(|mounted| mounted.layers().any(|layer| same.contains(&layer.id()))).collect())
     }
 
     /// Returns where the bytes of all lazy snapshots come from, the oldest first.
@@ -360,4 +369,14 @@ impl Snapshots {
         let root = self.mounted(parent.id)?.root();
         Ok(Root { mode: root.mode & 0o7777, uid: root.uid, gid: root.gid })
     }
+}
+
+/// Returns those of a snapshot's parents, the nearest first, that are seen: of lazy ones on each other the uppermost, which shows
+/// the others, too.
+fn uppermost(parents: &[Parent]) -> impl Iterator<Item = &Parent> {
+    let mut shown = 0;
+    parents.iter().filter(move |parent| {
+        shown = if parent.place == Place::Unpacked { 0 } else { shown % MOST_LAYERS + 1 };
+        shown <= 1
+    })
 }

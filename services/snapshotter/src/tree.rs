@@ -248,6 +248,11 @@ impl Tree {
         self.implied.binary_search(&folder).is_ok()
     }
 
+    /// Tells whether it stands for nothing: it hides what lies below.
+    pub(crate) fn is_whiteout(&self, inode: u32) -> bool {
+        self.inode(inode).is_some_and(|found| found.mode & TYPE == CHARACTER && found.first == 0)
+    }
+
     /// Tells whether a folder says that it hides what lies below.
     pub(crate) fn is_opaque(&self, folder: u32) -> bool {
         self.xattrs(folder).iter().any(|(name, _)| **name == *OPAQUE)

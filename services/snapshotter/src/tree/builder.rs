@@ -355,7 +355,9 @@ impl Builder {
             if self.find(parent, &hidden).is_none()
                 && let Some(name) = self.insert(parent, &hidden)
             {
-                self.tree.names[name as usize].inode = self.tree.inodes.len() as u32;
+                let inode = u32::try_from(self.tree.inodes.len()).ok().filter(|&inode| inode < MOST_INODES);
+                let what = "the layer has too many files";
+                self.tree.names[name as usize].inode = inode.ok_or(TreeError::Entry { name: String::new(), what })?;
                 self.tree.inodes.push(Inode { mode: CHARACTER, links: 1, ..Inode::default() });
             }
         }
