@@ -92,6 +92,11 @@ impl ContainerdError {
         matches!(self, Self::Call { status, .. } if status.code() == Code::NotFound)
     }
 
+    /// Tells whether the blob that was written has another digest or size.
+    fn is_other_content(&self) -> bool {
+        matches!(self, Self::Call { status, .. } if status.code() == Code::FailedPrecondition)
+    }
+
     fn is_there(&self) -> bool {
         matches!(self, Self::Call { status, .. } if status.code() == Code::AlreadyExists)
     }
@@ -189,14 +194,26 @@ impl Containerd {
         client: &Client,
         received: impl Fn(u64),
     ) -> Result<(), ContainerdError> {
-        match self.write(blob, client, received).await {
-            Err(error) if error.is_there() => Ok(()),
+        let done = match self.write(blob, client, &received, false).await {
+            // What an earlier one left may have been wrong.
+            Err(error) if error.is_other_content() => self.write(blob, client, &received, true).await,
             done => done,
-        }
+        };
+        done.or_else(|error| if error.is_there() { Ok(()) } else { Err(error) })
     }
 
-    async fn write(&self, blob: Blob<'_>, client: &Client, received: impl Fn(u64)) -> Result<(), ContainerdError> {
+    async fn write(
+        &self,
+        blob: Blob<'_>,
+        client: &Client,
+        received: impl Fn(u64),
+        is_anew: bool,
+    ) -> Result<(), ContainerdError> {
         let mut writer = Writer::begin(self.content(), blob).await?;
+        if is_anew {
+            // A write at the beginning takes away what is there.
+            writer.offset = 0;
+        }
         let failed = |source| ContainerdError::Upstream { digest: blob.digest.clone(), source };
         received(writer.offset);
         if writer.offset < blob.size {

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use api::Digest;
 use telemetry::Shutdown;
 use tokio::time::Instant;
 use upstream::UpstreamError;
@@ -30,7 +29,7 @@ const RETRY: Duration = Duration::from_secs(30);
 const HOLD_EVERY: Duration = Duration::from_secs(20 * 60);
 /// How often it is looked for layers that nobody has any more.
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
-/// How long one layer is worked on before the next one is: a slow source holds up its own layers alone.
+/// How long one layer is worked on before the next one is.
 const TURN: Duration = Duration::from_secs(30);
 /// The part of the disk that stays free.
 const FREE_PERCENT: u64 = 10;
@@ -43,7 +42,7 @@ pub(crate) struct Filler {
     pub(crate) root: PathBuf,
     pub(crate) notifiers: Vec<Notifier>,
     /// The refused layers that the kernel was told to forget.
-    pub(crate) forgotten: Mutex<HashSet<(Key, Digest)>>,
+    pub(crate) forgotten: Mutex<HashSet<(Key, String)>>,
     /// How long a new layer is left alone: what starts now needs the network more.
     pub(crate) after: Duration,
     pub(crate) shutdown: Shutdown,
@@ -112,7 +111,7 @@ impl Filler {
             return;
         }
         let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let held = tokio::time::timeout(HOLD_PATIENCE, layer.hold(&format!("node-{node}"))).await;
+        let held = tokio::time::timeout(HOLD_PATIENCE, self.layers.hold(origin, &format!("node-{node}"))).await;
         if !matches!(held, Ok(Ok(()))) {
             tracing::debug!(blob.digest = %origin.twin, "the proxy does not hold a twin: it may have to make it again");
         }
@@ -146,6 +145,8 @@ impl Filler {
                 return Err(std::io::Error::other(error).into());
             }
         };
+        // Or somebody who waits for it is at it.
+        let Ok(_proving) = layer.proving.try_lock() else { return Ok(()) };
         match layer.proof(&origin.expected) {
             Proof::Pending => {}
             Proof::Proven => return Ok(()),
@@ -173,7 +174,7 @@ impl Filler {
     async fn forget(&self, origin: &Origin) {
         // Once in the life of a process: an earlier one may have died over it.
         let is_new =
-            self.forgotten.lock().unwrap_or_else(PoisonError::into_inner).insert((origin.key(), origin.layer.clone()));
+            self.forgotten.lock().unwrap_or_else(PoisonError::into_inner).insert((origin.key(), origin.expected.key()));
         if !is_new {
             return;
         }

@@ -15,13 +15,13 @@ use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use api::Digest;
+use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
-use upstream::UpstreamError;
 
 use crate::layers::Via;
 use crate::room::Room;
@@ -66,8 +66,8 @@ pub(crate) struct Layer {
     /// Where the TOC begins in the blob, once that was asked.
     end: Mutex<Option<u64>>,
     verdicts: Verdicts,
-    /// How often it came out as another tar than was expected.
-    suspicions: AtomicU32,
+    /// Who brings all of it and proves it has this.
+    pub(crate) proving: AsyncMutex<()>,
     /// Reads that wait for bytes.
     waiting: AtomicUsize,
     /// When somebody last read of it.
@@ -123,7 +123,7 @@ impl Layer {
             folder: folder.to_owned(),
             end: Mutex::default(),
             verdicts: Verdicts::open(folder).map_err(|source| OpenError::Io { path: folder.to_owned(), source })?,
-            suspicions: AtomicU32::new(0),
+            proving: AsyncMutex::default(),
             waiting: AtomicUsize::new(0),
             last_read: AtomicU64::new(now()),
             common,
@@ -168,15 +168,6 @@ impl Layer {
         let freed = self.data.evict(&self.tree, wanted, spared)?;
         self.common.room.release(freed);
         Ok(freed)
-    }
-
-    /// Has the proxy keep the twin for an hour.
-    ///
-    /// # Errors
-    /// What went wrong.
-    pub(crate) async fn hold(&self, holder: &str) -> Result<(), UpstreamError> {
-        let source = self.sources.first();
-        source.client()?.hold(&source.name, &source.blob, holder).await
     }
 
     /// Returns how many reads wait for bytes.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use api::lazy::Toc;
 use api::{Digest, LazyTwin, RepositoryName};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use upstream::{Client, UpstreamError};
 
 use crate::layer::{Commitment, Common, Expected, Layer, OpenError, Source};
@@ -135,6 +135,8 @@ impl LayerError {
     }
 }
 
+/// TOCs that come at once.
+const TOCS_AT_ONCE: usize = 16;
 /// How long a twin that was wanted is kept without a snapshot.
 const KEPT: Duration = Duration::from_secs(600);
 
@@ -153,6 +155,8 @@ pub(crate) struct Layers {
     clients: Arc<Clients>,
     common: Common,
     slots: Mutex<HashMap<Key, Arc<Slot>>>,
+    /// TOCs that come at once: each has a blocking thread, which waits for others of these.
+    arriving: Semaphore,
     /// The twins that somebody wanted of late: their snapshots may not be recorded yet.
     wanted: Mutex<HashMap<Key, Want>>,
 }
@@ -205,6 +209,7 @@ impl Layers {
             clients: Arc::new(Clients { proxies, registries }),
             common,
             slots: Mutex::default(),
+            arriving: Semaphore::new(TOCS_AT_ONCE),
             wanted: Mutex::default(),
         })
     }
@@ -278,6 +283,15 @@ impl Layers {
         usage::measure(&folder).map_err(|error| SnapshotError::io("measure", &folder, error))
     }
 
+    /// Has the proxy keep a twin for an hour.
+    ///
+    /// # Errors
+    /// What went wrong.
+    pub(crate) async fn hold(&self, origin: &Origin, holder: &str) -> Result<(), LayerError> {
+        let source = self.source(origin)?;
+        Ok(source.client()?.hold(&source.name, &source.blob, holder).await?)
+    }
+
     /// Tells whether a layer is still one of them.
     pub(crate) fn has(&self, layer: &Layer) -> bool {
         self.all().iter().any(|open| std::ptr::eq(&**open, layer))
@@ -325,6 +339,8 @@ impl Layers {
         }
         let folder = self.folder(&origin.key());
         let source = self.source(origin)?;
+        // Never closed.
+        let _arriving = self.arriving.acquire().await;
         let (file, growing) = telemetry::blocking(move || TocFile::new(&folder)).await?;
         // It is read as it comes.
         let (layers, of, mine) = (Arc::clone(self), origin.clone(), Arc::clone(&turn));

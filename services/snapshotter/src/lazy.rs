@@ -23,6 +23,8 @@ const WAIT_AGAIN: Duration = Duration::from_secs(30);
 const TOC_PATIENCE: Duration = Duration::from_secs(120);
 /// How long a registry may take to tell the size of a blob.
 const REGISTRY_PATIENCE: Duration = Duration::from_secs(20);
+/// How long it may take to bring and prove a layer that is mounted then: containerd keeps other calls waiting behind this one.
+const PROOF_PATIENCE: Duration = Duration::from_secs(600);
 /// Requests for a layer that is to be proven first, side by side.
 const AT_ONCE: usize = 4;
 /// Layers remembered.
@@ -208,9 +210,10 @@ impl Lazy {
         }
         let is_trusted = self.trust.covers(origin.via, &origin.host);
         if !is_trusted {
-            self.prove(&layer, &origin).await?;
+            let proven = tokio::time::timeout(PROOF_PATIENCE, self.prove(&layer, &origin)).await;
+            proven.unwrap_or_else(|_| Err(ReadError::Upstream(UpstreamError::Timeout).into()))?;
         }
-        let mut labels = labels.clone();
+        let (mut labels, parent_name) = (labels.clone(), parent);
         labels.insert(REMOTE.to_owned(), "remote snapshot".to_owned());
         let (snapshots, parent, name) =
             (Arc::clone(&self.snapshots), parent.map(str::to_owned), wanted.chain.to_string());
@@ -224,7 +227,10 @@ impl Lazy {
         }
         match added {
             // Another pull of the same image was as fast.
-            Err(SnapshotError::Exists { .. }) => Ok(()),
+            Err(SnapshotError::Exists { .. }) => match self.is_known(wanted, parent_name).await? {
+                true => Ok(()),
+                false => Err(NotLazy::OtherParent),
+            },
             added => {
                 added?;
                 layer.prefetch();
@@ -235,6 +241,10 @@ impl Lazy {
 
     /// Brings all of a layer and proves it.
     async fn prove(&self, layer: &Arc<Layer>, origin: &Origin) -> Result<(), NotLazy> {
+        let _proving = layer.proving.lock().await;
+        if layer.proof(&origin.expected) == Proof::Proven {
+            return Ok(());
+        }
         loop {
             let keep = || async {
                 self.layers.keep(origin);
@@ -294,7 +304,12 @@ impl Lazy {
                     ("converting", "its twin is not ready yet".to_owned())
                 }
             };
-            let comes = |state: &_| matches!(state, LazyState::Ready(_) | LazyState::Filling | LazyState::Converting);
+            let is_for_good = state == "unconvertible";
+            let comes = |state: &_| match state {
+                LazyState::Ready(_) => true,
+                LazyState::Filling | LazyState::Converting => is_for_good,
+                LazyState::Unknown | LazyState::Unconvertible { .. } => false,
+            };
             let is_gap = index.layers.iter().any(|layer| layer.source != wanted.layer && comes(&layer.state));
             return Err(NotLazy::NoTwin { state, reason, is_gap });
         }
@@ -312,7 +327,7 @@ impl Lazy {
             let layers = Arc::clone(&self.layers);
             tokio::spawn(async move {
                 // Whoever wants the layer next is told of what goes wrong.
-                let _told_later = layers.fetch(&origin).await;
+                let _told_later = tokio::time::timeout(TOC_PATIENCE, layers.fetch(&origin)).await;
             });
         }
     }

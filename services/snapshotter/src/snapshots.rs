@@ -35,8 +35,8 @@ pub enum LabelsUpdate {
 }
 
 impl Snapshots {
-    /// How the names of snapshots begin that containerd is not to see: layers that are unpacked here.
-    pub(crate) const PRIVATE: &str = "firstlight-unpacking/";
+    /// How the names of snapshots begin that containerd is not to see, layers that are unpacked here. No namespace begins so.
+    pub(crate) const PRIVATE: &str = "/unpacking/";
 
     /// Opens the snapshots below `root`, and removes what a process that died left of calls it did not end.
     ///
@@ -47,8 +47,10 @@ impl Snapshots {
         let store = Store::open(&root.join("metadata.redb"))?;
         let snapshots = Self { store, folders, layers, mounted: RwLock::default(), has_index: mount::has_index() };
         for (name, _) in snapshots.store.all()? {
-            if name.starts_with(Self::PRIVATE) {
-                snapshots.remove(&name)?;
+            if name.starts_with(Self::PRIVATE)
+                && let Err(error) = snapshots.remove(&name)
+            {
+                tracing::warn!(error = &error as &dyn std::error::Error, "a layer that was being unpacked stays");
             }
         }
         if let Err(error) = snapshots.cleanup() {

@@ -50,6 +50,11 @@ impl TocFile {
     pub(crate) fn new(folder: &Path) -> io::Result<(Self, Growing)> {
         fs::create_dir_all(folder)?;
         let path = folder.join(NEW);
+        // Whoever still writes or reads an earlier one has that.
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         let file = File::create(&path)?;
         let (growing, growth) = Growing::new(File::open(&path)?);
         Ok((Self { file, growth }, growing))

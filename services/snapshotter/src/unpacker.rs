@@ -18,8 +18,13 @@ use crate::{Labels, SnapshotError, Snapshots};
 
 /// Layers that are unpacked at once.
 const AT_ONCE: usize = 2;
+/// How long it may take while a caller waits, who keeps others waiting behind it; after that it goes on alone.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// How long a blob may take, beside what its bytes take at the slowest, in bytes a second.
+const BLOB_PATIENCE: Duration = Duration::from_secs(60);
+const SLOWEST: u64 = 64 << 10;
 /// How long after the last one nobody is thought to unpack the same layer.
-const REMEMBERED: Duration = Duration::from_secs(60);
+const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
 /// Layers of which it is known that somebody unpacks them.
 const MOST: u64 = 10_000;
 
@@ -75,6 +80,12 @@ pub(crate) enum UnpackError {
     /// The snapshot cannot be recorded.
     #[error("the snapshot cannot be recorded")]
     Snapshot(#[from] SnapshotError),
+    /// It takes too long.
+    #[error("it takes longer than anybody is to wait; it goes on")]
+    Late,
+    /// There is a snapshot of that name on another parent.
+    #[error("there is one of that name on another parent")]
+    OtherParent,
     /// The process ends.
     #[error("the work was broken off")]
     BrokenOff,
@@ -93,16 +104,17 @@ impl Unpacker {
     pub(crate) async fn unpack(self: &Arc<Self>, job: Job) -> Result<(), UnpackError> {
         let unpacker = Arc::clone(self);
         // It ends, and cleans up, also where the caller goes away.
-        tokio::spawn(async move { unpacker.work(job).await }).await.unwrap_or(Err(UnpackError::BrokenOff))
+        let work = tokio::spawn(async move { unpacker.work(job).await });
+        let done = tokio::time::timeout(PATIENCE, work).await.map_err(|_| UnpackError::Late)?;
+        done.unwrap_or(Err(UnpackError::BrokenOff))
     }
 
     async fn work(&self, job: Job) -> Result<(), UnpackError> {
         let turn = self.turns.get_with(job.wanted.chain.clone(), async { Arc::default() }).await;
         let _turn = turn.lock().await;
         let _slot = self.slots.acquire().await.map_err(|_| UnpackError::BrokenOff)?;
-        let name = job.wanted.chain.to_string();
-        if self.run(move |all| all.stat(&name)).await.is_ok() {
-            return Ok(());
+        if let Some(done) = self.known(&job).await {
+            return done;
         }
         let key = format!("{}{}", Snapshots::PRIVATE, self.next.fetch_add(1, Ordering::Relaxed));
         let done = self.fill(&job, &key).await;
@@ -110,7 +122,17 @@ impl Unpacker {
             // One that is left is removed at the next start.
             let _left = self.run(move |all| all.remove(&key)).await;
         }
-        done
+        match done {
+            Err(UnpackError::Snapshot(SnapshotError::Exists { .. })) => self.known(&job).await.unwrap_or(done),
+            done => done,
+        }
+    }
+
+    /// Tells whether the snapshot is there, and is what is wanted: containerd looks it up by its parent.
+    async fn known(&self, job: &Job) -> Option<Result<(), UnpackError>> {
+        let name = job.wanted.chain.to_string();
+        let info = self.run(move |all| all.stat(&name)).await.ok()?;
+        Some(if info.parent == job.parent { Ok(()) } else { Err(UnpackError::OtherParent) })
     }
 
     async fn fill(&self, job: &Job, key: &str) -> Result<(), UnpackError> {
@@ -118,7 +140,9 @@ impl Unpacker {
         let (_, client) = self.proxies.of(host).ok_or_else(|| UnpackError::NoProxy { host: host.clone() })?;
         let size = client.blob_size(name, layer).await.map_err(UnpackError::Size)?;
         let containerd = Containerd::connect(&self.socket, &job.namespace).await?;
-        containerd.put(Blob { name, digest: layer, size }, &client, |_| {}).await?;
+        let put = containerd.put(Blob { name, digest: layer, size }, &client, |_| {});
+        let patience = BLOB_PATIENCE + Duration::from_secs(size / SLOWEST);
+        tokio::time::timeout(patience, put).await.map_err(|_| UnpackError::Late)??;
         let (new, parent, why) = (key.to_owned(), job.parent.clone(), Some(job.why.clone()));
         let mount = self.run(move |all| all.prepare(&new, parent.as_deref(), Labels::new(), why)).await?;
         let tar = containerd.apply(layer, size, mount).await?;

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use api::{Digest, TarTail};
@@ -80,7 +79,7 @@ impl Expected {
     }
 
     /// Returns a word that names it.
-    pub(super) fn key(&self) -> String {
+    pub(crate) fn key(&self) -> String {
         let json = serde_json::to_vec(self).unwrap_or_default();
         Digest::of(&json).hex().to_owned()
     }
@@ -179,7 +178,7 @@ impl Layer {
             return Ok(Proof::Proven);
         }
         // What lies between the files is verified by this alone: it is fetched again, of each place that has it.
-        if !is_expected && self.suspicions.fetch_add(1, Ordering::AcqRel) < self.sources.count() {
+        if !is_expected && self.verdict(expected).suspect() < self.sources.count() {
             let tar = &found.tar;
             tracing::warn!(blob.digest = %self.blob, %tar, "a layer is not what it should be and is fetched again");
             self.sources.turn_from(&self.sources.first());
@@ -202,6 +201,11 @@ impl Layer {
             return Ok(end);
         }
         let end = self.sources.first().toc_offset().await?;
+        // Who says so has another blob.
+        if self.tree.chunks().last().is_some_and(|last| end <= last.offset) {
+            self.sources.turn_from(&self.sources.first());
+            return Err(UpstreamError::Protocol { what: format!("the TOC cannot begin at {end}") }.into());
+        }
         Ok(*self.end.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(end))
     }
 

@@ -4,22 +4,31 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::proof::{Expected, Proof};
 
 /// What is known of a layer against one tar that it was to be.
 #[derive(Debug, Default)]
-pub(crate) struct Verdict(AtomicU8);
+pub(crate) struct Verdict {
+    proof: AtomicU8,
+    /// How often it came out as another tar.
+    suspicions: AtomicU32,
+}
 
 impl Verdict {
     pub(crate) fn get(&self) -> Proof {
-        match self.0.load(Ordering::Acquire) {
+        match self.proof.load(Ordering::Acquire) {
             1 => Proof::Proven,
             2 => Proof::Refused,
             _ => Proof::Pending,
         }
+    }
+
+    /// Notes that it came out as another tar, and returns how often it had before.
+    pub(super) fn suspect(&self) -> u32 {
+        self.suspicions.fetch_add(1, Ordering::AcqRel)
     }
 
     fn set(&self, proof: Proof) {
@@ -28,7 +37,7 @@ impl Verdict {
             Proof::Proven => 1,
             Proof::Refused => 2,
         };
-        self.0.store(number, Ordering::Release);
+        self.proof.store(number, Ordering::Release);
     }
 }
 
