@@ -148,8 +148,10 @@ impl Containerd {
 pub(crate) fn program(node: &Node, programs: Option<&Path>, name: &str) -> Command {
     let mut command = node.command(name);
     if let Some(programs) = programs {
-        let path = std::env::var("PATH").unwrap_or_default();
-        command.env("PATH", format!("{}:{path}", programs.display()));
+        command.env(
+            "PATH",
+            format!("{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", programs.display()),
+        );
     }
     command
 }

@@ -206,7 +206,7 @@ fn a_toc_that_lies_is_found_out() {
     });
     let diff_id = e2e::digest(&gunzip(&altered));
     let layer = push::layer(&own, REPOSITORY, GZIP, altered.into(), diff_id.clone());
-    let reference = push_own(&own, &layer, &toc.to_string().as_bytes(), &layer);
+    let reference = push_own(&own, &layer, toc.to_string().as_bytes(), &layer);
     bench.containerd.pull_lazily(Snapshotter::NAME, &reference).unwrap();
     bench.assert_lazy();
     let tree = bench.tree(Snapshotter::NAME, &diff_id).unwrap();
@@ -221,7 +221,7 @@ fn a_toc_that_lies_is_found_out() {
 
     // A layer under the config of another one.
     let genuine = Layer { diff_id: e2e::digest(b"another tar"), ..layer.clone() };
-    let reference = push_own(&own, &layer, &toc.to_string().as_bytes(), &genuine);
+    let reference = push_own(&own, &layer, toc.to_string().as_bytes(), &genuine);
     bench.containerd.pull_lazily(Snapshotter::NAME, &reference).unwrap();
     bench.wait_log(&format!("uppermost layer of chain {}", genuine.diff_id));
 }
