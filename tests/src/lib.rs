@@ -58,7 +58,7 @@ pub use scratch::Scratch;
 pub use seaweed::Seaweed;
 pub use skip::{is_root, skip};
 pub use skopeo::Skopeo;
-pub use snapshotter::{Snapshotter, drop_caches};
+pub use snapshotter::{Snapshotter, drop_caches, drop_inodes, keep_caches};
 pub use stage::{Served, Stage, Staged};
 pub use tree::{Kind as TreeKind, Tree};
 pub use tunnel::Tunnel;

@@ -3,6 +3,7 @@
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use anyhow::{Context, Result, ensure};
 use rustix::mount::MountPropagationFlags;
@@ -164,7 +165,29 @@ impl Snapshotter {
 /// # Errors
 /// Not root.
 pub fn drop_caches() -> Result<()> {
-    std::fs::write("/proc/sys/vm/drop_caches", "3").context("drop_caches")
+    forget("3")
+}
+
+/// Has the kernel forget names and inodes that nobody uses, and no more of the bytes than go with them.
+///
+/// # Errors
+/// Not root.
+pub fn drop_inodes() -> Result<()> {
+    forget("2")
+}
+
+/// See proc(5), "drop_caches".
+fn forget(what: &str) -> Result<()> {
+    let _nobody_needs_it = CACHES.write().unwrap_or_else(PoisonError::into_inner);
+    std::fs::write("/proc/sys/vm/drop_caches", what).context("drop_caches")
+}
+
+/// Held by who makes the kernel forget, and by those who need what it knows.
+static CACHES: RwLock<()> = RwLock::new(());
+
+/// Has no test of this process make the kernel forget anything, as long as what is returned lives.
+pub fn keep_caches() -> RwLockReadGuard<'static, ()> {
+    CACHES.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Returns what one of the documented systemd units starts, with our own program and configuration.

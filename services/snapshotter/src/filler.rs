@@ -2,10 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use telemetry::Shutdown;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use upstream::UpstreamError;
 
@@ -34,6 +35,21 @@ const TURN: Duration = Duration::from_secs(30);
 /// The part of the disk that stays free.
 const FREE_PERCENT: u64 = 10;
 
+/// Servers whose layers are brought side by side.
+const MOST_PASSES: usize = 4;
+
+/// Who a layer comes from.
+type Server = (Via, String);
+
+/// When what is done with a layer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Times {
+    /// From when on it may be worked on.
+    from: Instant,
+    /// When its proxy was last told to keep it.
+    held: Option<Instant>,
+}
+
 /// Brings and proves layers in the background.
 #[derive(Debug)]
 pub(crate) struct Filler {
@@ -43,63 +59,102 @@ pub(crate) struct Filler {
     pub(crate) notifiers: Vec<Notifier>,
     /// The refused layers that the kernel was told to forget.
     pub(crate) forgotten: Mutex<HashSet<(Key, String)>>,
+    /// When what is done with each layer.
+    pub(crate) times: Mutex<HashMap<Key, Times>>,
     /// How long a new layer is left alone: what starts now needs the network more.
     pub(crate) after: Duration,
     pub(crate) shutdown: Shutdown,
 }
 
 impl Filler {
-    /// Works until the process is told to stop.
+    /// Works until the process is told to stop. The layers of each server have a pass of their own: one that is slow or away holds up
+    /// nobody else's.
     pub(crate) async fn run(self) {
-        // From when on a layer may be worked on.
-        let mut from: HashMap<Key, Instant> = HashMap::new();
-        let mut held: HashMap<Key, Instant> = HashMap::new();
+        let filler = Arc::new(self);
+        let (mut passes, mut busy) = (JoinSet::new(), HashMap::new());
         let mut swept = Instant::now();
         loop {
             tokio::select! {
-                () = self.shutdown.requested() => return,
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = filler.shutdown.requested() => return,
+                Some(ended) = passes.join_next_with_id() => {
+                    let id = match ended {
+                        Ok((id, ())) => id,
+                        Err(panicked) => panicked.id(),
+                    };
+                    busy.retain(|_, pass| *pass != id);
+                }
+                () = tokio::time::sleep(LOOK_EVERY) => {
+                    if swept.elapsed() >= SWEEP_EVERY {
+                        swept = Instant::now();
+                        filler.sweep().await;
+                    }
+                    for (server, origins) in filler.by_server().await {
+                        if passes.len() < MOST_PASSES && !busy.contains_key(&server) {
+                            let filler = Arc::clone(&filler);
+                            let pass = passes.spawn(async move { filler.pass(&origins).await });
+                            busy.insert(server, pass.id());
+                        }
+                    }
+                }
             }
-            let snapshots = Arc::clone(&self.snapshots);
-            let origins = match telemetry::blocking(move || snapshots.origins()).await {
-                Ok(origins) => origins,
+        }
+    }
+
+    /// Returns all layers by whom they come from.
+    async fn by_server(&self) -> HashMap<Server, Vec<Origin>> {
+        let snapshots = Arc::clone(&self.snapshots);
+        let origins = match telemetry::blocking(move || snapshots.origins()).await {
+            Ok(origins) => origins,
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "the layers cannot be listed");
+                return HashMap::new();
+            }
+        };
+        let keys: HashSet<Key> = origins.iter().map(Origin::key).collect();
+        self.times().retain(|key, _| keys.contains(key));
+        let mut servers: HashMap<Server, Vec<Origin>> = HashMap::new();
+        for origin in origins {
+            servers.entry((origin.via, origin.host.clone())).or_default().push(origin);
+        }
+        servers
+    }
+
+    fn times(&self) -> MutexGuard<'_, HashMap<Key, Times>> {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives each of one server's layers its turn.
+    async fn pass(&self, origins: &[Origin]) {
+        for origin in origins {
+            let key = origin.key();
+            let now = Instant::now();
+            let times =
+                *self.times().entry(key.clone()).or_insert_with(|| Times { from: now + self.after, held: None });
+            if origin.via == Via::Proxy && times.held.is_none_or(|at| at.elapsed() >= HOLD_EVERY) {
+                self.set(&key, |times| times.held = Some(now));
+                self.hold(origin).await;
+            }
+            if now < times.from {
+                continue;
+            }
+            match self.work_on(origin).await {
+                Ok(()) => {}
+                // Told to stop, or the layer was removed meanwhile.
+                Err(ReadError::Over) if self.shutdown.is_requested() => return,
+                Err(ReadError::Over) => {}
+                Err(ReadError::NoRoom) => self.set(&key, |times| times.from = Instant::now() + RETRY),
                 Err(error) => {
-                    tracing::error!(error = &error as &dyn std::error::Error, "the layers cannot be listed");
-                    continue;
-                }
-            };
-            let keys: HashSet<Key> = origins.iter().map(Origin::key).collect();
-            from.retain(|key, _| keys.contains(key));
-            held.retain(|key, _| keys.contains(key));
-            if swept.elapsed() >= SWEEP_EVERY {
-                swept = Instant::now();
-                self.sweep().await;
-            }
-            for origin in &origins {
-                let key = origin.key();
-                if origin.via == Via::Proxy && held.get(&key).is_none_or(|at| at.elapsed() >= HOLD_EVERY) {
-                    held.insert(key.clone(), Instant::now());
-                    self.hold(origin).await;
-                }
-                let start = *from.entry(key.clone()).or_insert_with(|| Instant::now() + self.after);
-                if Instant::now() < start {
-                    continue;
-                }
-                match self.work_on(origin).await {
-                    Ok(()) => {}
-                    // Told to stop, or the layer was removed meanwhile.
-                    Err(ReadError::Over) if self.shutdown.is_requested() => return,
-                    Err(ReadError::Over) => {}
-                    Err(ReadError::NoRoom) => {
-                        from.insert(key, Instant::now() + RETRY);
-                    }
-                    Err(error) => {
-                        let error = &error as &dyn std::error::Error;
-                        tracing::warn!(blob.digest = %origin.twin, error, "a layer is brought later");
-                        from.insert(key, Instant::now() + RETRY);
-                    }
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(blob.digest = %origin.twin, error, "a layer is brought later");
+                    self.set(&key, |times| times.from = Instant::now() + RETRY);
                 }
             }
+        }
+    }
+
+    fn set(&self, key: &Key, change: impl FnOnce(&mut Times)) {
+        if let Some(times) = self.times().get_mut(key) {
+            change(times);
         }
     }
 

@@ -22,6 +22,7 @@ use crate::room::Room;
 use crate::status::Reads;
 use crate::toc_file::{self, Growing, LARGEST_TOC, TocFile};
 use crate::tree::Tree;
+use crate::trust::Trust;
 use crate::wanted::Wanted;
 use crate::{SnapshotError, Usage, usage};
 
@@ -44,7 +45,7 @@ pub(crate) struct Origin {
 }
 
 /// Who is asked for the bytes of a twin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Via {
     /// The proxy that stands for its registry.
@@ -153,6 +154,7 @@ struct Want {
 pub(crate) struct Layers {
     folder: PathBuf,
     clients: Arc<Clients>,
+    trust: Arc<Trust>,
     common: Common,
     slots: Mutex<HashMap<Key, Arc<Slot>>>,
     /// TOCs that come at once: each has a blocking thread, which waits for others of these.
@@ -198,6 +200,7 @@ impl Layers {
         root: &Path,
         proxies: Arc<Proxies>,
         registries: Arc<Registries>,
+        trust: Arc<Trust>,
         common: Common,
     ) -> Result<Self, SnapshotError> {
         let folder = root.join("layers");
@@ -207,6 +210,7 @@ impl Layers {
         Ok(Self {
             folder,
             clients: Arc::new(Clients { proxies, registries }),
+            trust,
             common,
             slots: Mutex::default(),
             arriving: Semaphore::new(TOCS_AT_ONCE),
@@ -226,7 +230,9 @@ impl Layers {
         let name = RepositoryName::parse(&origin.repository);
         let name = name.map_err(|_| LayerError::NoProxy { host: origin.host.clone() })?;
         let (clients, host) = (Arc::clone(&self.clients), origin.host.clone());
-        Ok(Source { clients, via: origin.via, host, name, blob: origin.twin.clone(), size: origin.twin_size })
+        let is_trusted = self.trust.covers(origin.via, &origin.host);
+        let (via, blob, size) = (origin.via, origin.twin.clone(), origin.twin_size);
+        Ok(Source { clients, via, host, name, blob, size, is_trusted })
     }
 
     /// Returns a layer of which the TOC is on the disk. Of many who want it one opens it. May take its time.

@@ -37,7 +37,7 @@ pub(crate) struct Lazy {
     layers: Arc<Layers>,
     proxies: Arc<Proxies>,
     convert_wait: Duration,
-    trust: Trust,
+    trust: Arc<Trust>,
     /// What was said of layers that have a twin.
     twins: Cache<Key, Arc<LazyTwin>>,
     /// Until when an image is waited for, by its manifest or else its uppermost layer.
@@ -142,7 +142,7 @@ impl Lazy {
         layers: Arc<Layers>,
         proxies: Arc<Proxies>,
         convert_wait: Duration,
-        trust: Trust,
+        trust: Arc<Trust>,
     ) -> Self {
         Self {
             snapshots,

@@ -48,7 +48,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// # Errors
 /// Says what could not be opened, bound or served.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    let trust = Trust::new(&config);
+    let trust = Arc::new(Trust::new(&config));
     let Config { root, socket: address, holder, cache_size, convert_wait, fill_after, metrics_listen, .. } = config;
     fs::create_dir_all(&root).with_context(|| format!("cannot make the folder {}", root.display()))?;
     // Mounts are listed by their true path.
@@ -58,9 +58,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let registries = Arc::new(Registries::new(&config.registry, config.docker_config));
     let room = Arc::new(Room::new(cache_size.as_u64()));
     let common = Common { room, counts: Arc::default(), patience: config.read_timeout };
-    let (folder, sources) = (root.clone(), Arc::clone(&proxies));
+    let (folder, sources, trusted) = (root.clone(), Arc::clone(&proxies), Arc::clone(&trust));
     let opened = telemetry::blocking(move || {
-        let layers = Arc::new(Layers::open(&folder, sources, registries, common)?);
+        let layers = Arc::new(Layers::open(&folder, sources, registries, trusted, common)?);
         Ok::<_, SnapshotError>((Arc::new(Snapshots::open(&folder, Arc::clone(&layers))?), layers))
     });
     let (snapshots, layers) =
@@ -90,6 +90,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         root: root.clone(),
         notifiers: mount.notifiers(),
         forgotten: Mutex::default(),
+        times: Mutex::default(),
         after: fill_after,
         shutdown: shutdown.clone(),
     };

@@ -215,9 +215,25 @@ fn a_toc_that_lies_is_found_out() {
         matches!(program.kind, Kind::File(..)) && program.mode & 0o7777 == 0o4755,
         "until it is proven it is believed"
     );
+    // On something else it is another chain, and another proof.
+    let below = Tar::new().dir("./").file("./below", b"below").end();
+    let below = push::layer(&own, REPOSITORY, GZIP, gzip(&below).into(), e2e::digest(&below));
+    let above = push_own_on(&own, Some(&below), &layer, toc.to_string().as_bytes(), &layer);
+    bench.containerd.pull_lazily(Snapshotter::NAME, &above).unwrap();
+    let chain = e2e::digest(format!("{} {diff_id}", below.diff_id).as_bytes());
+    let mounts = [("one", &diff_id), ("two", &chain)].map(|(key, parent)| {
+        bench.ctr(&["prepare", key, parent]).unwrap();
+        let mounted = bench.mount(key);
+        std::fs::read(mounted.join("program")).map(|_| mounted)
+    });
     bench.wait_log("type or mode of /program");
     bench.wait_log("nothing of it is shown any more");
-    assert!(bench.tree(Snapshotter::NAME, &diff_id).is_err());
+    for mounted in mounts.into_iter().flatten() {
+        // Also what the kernel has in its cache.
+        let refused = || Ok(std::fs::read(mounted.join("program")).is_err().then_some(()));
+        wait::until("the end of what was shown", std::time::Duration::from_secs(60), refused).unwrap();
+    }
+    assert!(bench.tree(Snapshotter::NAME, &diff_id).is_err() && bench.tree(Snapshotter::NAME, &chain).is_err());
 
     // A layer under the config of another one.
     let genuine = Layer { diff_id: e2e::digest(b"another tar"), ..layer.clone() };
@@ -272,10 +288,17 @@ fn estargz(world: &World, tag: &str, contents: &[u8]) -> Vec<u8> {
 
 /// Pushes an image of a layer with a TOC and the config of another one, and returns its reference.
 fn push_own(registry: &Registry, layer: &Layer, toc: &[u8], configured: &Layer) -> String {
-    let config = push::config(registry, REPOSITORY, std::slice::from_ref(configured));
+    push_own_on(registry, None, layer, toc, configured)
+}
+
+/// Pushes one whose layer lies on another one.
+fn push_own_on(registry: &Registry, below: Option<&Layer>, layer: &Layer, toc: &[u8], configured: &Layer) -> String {
+    let configured: Vec<Layer> = below.into_iter().chain([configured]).cloned().collect();
+    let config = push::config(registry, REPOSITORY, &configured);
     let mut descriptor = layer.descriptor();
     descriptor["annotations"] = json!({TOC_DIGEST: e2e::digest(toc)});
-    let document = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [descriptor]});
+    let layers: Vec<_> = below.map(Layer::descriptor).into_iter().chain([descriptor]).collect();
+    let document = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers});
     let digest = push::manifest(registry, REPOSITORY, "latest", MANIFEST, &document);
     format!("{}/{REPOSITORY}@{digest}", registry.at())
 }

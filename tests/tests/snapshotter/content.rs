@@ -1,15 +1,20 @@
 //! What is left to containerd: to unpack a layer that has no twin, and to keep blobs.
 
-use e2e::{Snapshotter, is_root, run, skip};
+use std::time::Duration;
 
+use e2e::{Snapshotter, is_root, noise, run, skip, wait};
+
+use crate::bench::Bench;
 use crate::compressed::gzip;
 use crate::lazy::{BULKY, World};
 use crate::push::{self, GZIP, Layer, MANIFEST};
 use crate::row::Outcome;
 use crate::rows;
-use crate::tar::Tar;
+use crate::tar::{Header, Tar};
 use crate::trees::{Moment, ORDINARY, top_of};
 
+/// Nothing of a healthy test takes longer.
+const LIMIT: Duration = Duration::from_secs(300);
 const REPOSITORY: &str = "team/gap";
 
 impl World {
@@ -65,6 +70,65 @@ fn a_layer_without_a_twin_is_unpacked_alone() {
     assert!(log.contains("the image is not what it says"), "{log}");
     let status = world.bench.ctr(&["ls"]).unwrap();
     assert!(!status.contains("unpacking"), "{status}");
+}
+
+/// A kill while a layer is unpacked leaves nothing, and the next pull begins anew.
+#[test]
+fn a_kill_while_unpacking_leaves_nothing() {
+    if !is_root() {
+        return skip("a_kill_while_unpacking_leaves_nothing", "not root");
+    }
+    let mut world = World::around(World::bare(), "fill_after = '1h'\n");
+    let mut plain = Tar::new().entry(Header { name: b"odd-\xff", ..Header::default() }, b"");
+    for number in 0..200 {
+        plain = plain.file(&format!("bulk/{number}"), &noise(number, 1 << 20));
+    }
+    let plain = plain.end();
+    let odd = push::layer(&world.registry, REPOSITORY, push::TAR, plain.clone().into(), e2e::digest(&plain));
+    let layers = [world.small("below"), odd, world.small("above")];
+    let image = push::image(&world.registry, REPOSITORY, "latest", &layers);
+    let reference = format!("{}/{REPOSITORY}@{image}", world.at());
+    let World { bench: Bench { containerd, snapshotter, .. }, .. } = &mut world;
+    let unpacked = |snapshotter: &Snapshotter| std::fs::read_dir(snapshotter.folders()).unwrap().count();
+    std::thread::scope(|scope| {
+        let pull = scope.spawn(|| containerd.pull_lazily(Snapshotter::NAME, &reference));
+        wait::until("the unpacking", LIMIT, || Ok((unpacked(snapshotter) > 0).then_some(()))).unwrap();
+        snapshotter.kill().unwrap();
+        pull.join().unwrap().unwrap_err();
+    });
+    snapshotter.start_again().unwrap();
+    assert_eq!(unpacked(snapshotter), 0, "{}", snapshotter.log());
+    // containerd tries now and then.
+    wait::until("a pull", LIMIT, || Ok(containerd.pull_lazily(Snapshotter::NAME, &reference).ok())).unwrap();
+    let log = snapshotter.log();
+    assert!(log.contains("a layer without a twin was unpacked") && !log.contains("ordinary way"), "{log}");
+    assert_eq!(unpacked(snapshotter), 1, "{log}");
+}
+
+/// Two namespaces that pull one image at once both have it, and its layer is unpacked once.
+#[test]
+fn two_namespaces_share_what_is_unpacked() {
+    if !is_root() {
+        return skip("two_namespaces_share_what_is_unpacked", "not root");
+    }
+    let world = World::around(World::bare(), "fill_after = '1h'\n");
+    let layers = [world.small("below"), world.odd(), world.small("above")];
+    let image = push::image(&world.registry, REPOSITORY, "latest", &layers);
+    let reference = format!("{}/{REPOSITORY}@{image}", world.at());
+    std::thread::scope(|scope| {
+        let pulls = ["default", "k8s.io"].map(|namespace| {
+            let mut pull = world.bench.containerd.ctr_remote();
+            pull.args(["-n", namespace, "images", "rpull", "--plain-http", "--snapshotter", Snapshotter::NAME]);
+            pull.arg(&reference);
+            scope.spawn(move || run(&mut pull))
+        });
+        for pull in pulls {
+            pull.join().unwrap().unwrap_or_else(|error| panic!("{error:#}\n{}", world.bench.snapshotter.log()));
+        }
+    });
+    let log = world.bench.snapshotter.log();
+    assert!(!log.contains("ordinary way"), "{log}");
+    assert_eq!(std::fs::read_dir(world.bench.snapshotter.folders()).unwrap().count(), 1, "{log}");
 }
 
 /// An image that was mounted lazily is exported and pushed once its blobs were fetched, and is the same then.

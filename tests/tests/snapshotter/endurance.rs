@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::Duration;
 
-use e2e::{Containerd, Fault, Rule, Scratch, Snapshotter, drop_caches, is_root, skip, wait};
+use e2e::{Containerd, Fault, Rule, Scratch, Snapshotter, drop_caches, is_root, keep_caches, skip, wait};
 
 use rustix::mount::{MountFlags, UnmountFlags};
 
@@ -92,6 +92,7 @@ fn nobody_waits_for_ever() {
     }
     let (mut world, reference) = World::bulky("restart_grace = '1s'\n");
     let World { bench: Bench { containerd, snapshotter, .. }, relay, .. } = &mut world;
+    let caches = keep_caches();
     // What the reader itself needs is here after this.
     assert_eq!(read(containerd, &reference, 0, 1).unwrap(), right(0, 1), "{}", snapshotter.log());
     relay.add(Rule::new("/blobs/", Fault::Throttle(4_000_000)));
@@ -108,6 +109,7 @@ fn nobody_waits_for_ever() {
         assert!(!failed.is_empty() && read.iter().all(|line| right.contains(line)), "{said}");
         assert_eq!(failed.len() + read.len(), 60, "{said}");
     });
+    drop(caches);
     relay.clear();
     snapshotter.start_again().unwrap();
     bench::wait_found(containerd);

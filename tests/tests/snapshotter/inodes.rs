@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use e2e::{Snapshotter, is_root, skip};
+use e2e::{Snapshotter, drop_inodes, is_root, skip};
 
 use crate::lazy::World;
 use crate::trees::top_of;
@@ -50,7 +50,7 @@ fn files_keep_their_numbers() {
                 restarted = true;
             }
             if forgotten.elapsed() > FORGET_EVERY {
-                fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
+                drop_inodes().unwrap();
                 forgotten = Instant::now();
             }
             let found = fs::symlink_metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
