@@ -91,9 +91,9 @@ pub struct ProxyConfig {
 pub struct RegistryConfig {
     /// Its name in references, with the port if they have one; `*` for all that are not named.
     pub host: String,
-    /// Mounts no layer of it before all of it is here and proven.
+    /// The repositories whose layers are mounted before they are proven: names, `folder/*`, or `*`.
     #[serde(default)]
-    pub require_proof: bool,
+    pub trusted: Vec<String>,
     /// Its URL; `https` and the host without it.
     #[serde(default)]
     pub url: Option<String>,
@@ -109,9 +109,23 @@ impl RegistryConfig {
     /// The host that stands for all that are not named.
     pub const ANY: &str = "*";
 
-    fn any(require_proof: bool) -> Self {
+    fn any(trusted: Vec<String>) -> Self {
         let (host, access) = (Self::ANY.to_owned(), Access::default());
-        Self { host, require_proof, url: None, auth_hosts: Vec::new(), access }
+        Self { host, trusted, url: None, auth_hosts: Vec::new(), access }
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        if self.host == Self::ANY && *self != Self::any(self.trusted.clone()) {
+            bail!("it has no settings but trusted");
+        }
+        let is_odd = |text: &&String| {
+            let folder = text.strip_suffix('*').unwrap_or(text);
+            folder.contains('*') || (folder.len() < text.len() && !folder.is_empty() && !folder.ends_with('/'))
+        };
+        if let Some(odd) = self.trusted.iter().find(is_odd) {
+            bail!("trusted: {odd:?} is no repository's name, no folder/* and not *");
+        }
+        self.access.check(self.url.as_deref().unwrap_or_default())
     }
 }
 
@@ -173,11 +187,7 @@ impl Config {
             proxy.access.check(&proxy.url).with_context(|| format!("proxy {:?}", proxy.url))?;
         }
         for registry in &self.registry {
-            let url = registry.url.as_deref().unwrap_or_default();
-            if registry.host == RegistryConfig::ANY && *registry != RegistryConfig::any(registry.require_proof) {
-                bail!("registry \"*\": it has no settings but require_proof");
-            }
-            registry.access.check(url).with_context(|| format!("registry {:?}", registry.host))?;
+            registry.check().with_context(|| format!("registry {:?}", registry.host))?;
         }
         Ok(())
     }
@@ -221,6 +231,8 @@ mod tests {
             ("cache_size = \"much\"", "cache_size"),
             ("require_proof = \"some\"", "require_proof"),
             ("[[registry]]\nhost = \"*\"\nurl = \"https://r\"", "\"*\""),
+            ("[[registry]]\nhost = \"r\"\ntrusted = [\"te*\"]", "te*"),
+            ("[[registry]]\nhost = \"r\"\ntrusted = [\"*/app\"]", "*/app"),
             ("[[proxy]]\nurl = \"https://proxy\"\nusername = \"u\"", "password_file"),
             ("[[proxy]]\nurl = \"https://proxy\"\npassword = \"p\"", "password"),
             ("[[proxy]]\nurl = \"http://proxy\"", "insecure"),

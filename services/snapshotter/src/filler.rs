@@ -8,7 +8,6 @@ use std::time::Duration;
 use telemetry::Shutdown;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use upstream::UpstreamError;
 
 use crate::Snapshots;
 use crate::files;
@@ -20,8 +19,6 @@ use crate::layers::{Key, LayerError, Layers, Origin, Via};
 const QUIET: Duration = Duration::from_millis(200);
 /// How long the proxy may take to say that it holds a twin.
 const HOLD_PATIENCE: Duration = Duration::from_secs(5);
-/// How long a TOC that was lost may take to come.
-const TOC_PATIENCE: Duration = Duration::from_secs(120);
 /// How often it is looked for work.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long a layer that could not be brought is left alone.
@@ -48,6 +45,8 @@ pub(crate) struct Times {
     from: Instant,
     /// When its proxy was last told to keep it.
     held: Option<Instant>,
+    /// Whether there was no room for it.
+    is_full: bool,
 }
 
 /// Brings and proves layers in the background.
@@ -128,8 +127,11 @@ impl Filler {
         for origin in origins {
             let key = origin.key();
             let now = Instant::now();
-            let times =
-                *self.times().entry(key.clone()).or_insert_with(|| Times { from: now + self.after, held: None });
+            let times = *self.times().entry(key.clone()).or_insert_with(|| Times {
+                from: now + self.after,
+                held: None,
+                is_full: false,
+            });
             if origin.via == Via::Proxy && times.held.is_none_or(|at| at.elapsed() >= HOLD_EVERY) {
                 self.set(&key, |times| times.held = Some(now));
                 self.hold(origin).await;
@@ -142,7 +144,14 @@ impl Filler {
                 // Told to stop, or the layer was removed meanwhile.
                 Err(ReadError::Over) if self.shutdown.is_requested() => return,
                 Err(ReadError::Over) => {}
-                Err(ReadError::NoRoom) => self.set(&key, |times| times.from = Instant::now() + RETRY),
+                Err(error @ ReadError::NoRoom) => {
+                    // Once: a cache may be full for good.
+                    if !times.is_full {
+                        let error = &error as &dyn std::error::Error;
+                        tracing::info!(blob.digest = %origin.twin, error, "only what is read of a layer is fetched");
+                    }
+                    self.set(&key, |times| (times.from, times.is_full) = (Instant::now() + RETRY, true));
+                }
                 Err(error) => {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(blob.digest = %origin.twin, error, "a layer is brought later");
@@ -185,8 +194,7 @@ impl Filler {
         match telemetry::blocking(move || layers.get(&of)).await {
             Err(error) if error.is_lost() => {
                 tracing::warn!(blob.digest = %origin.twin, error = &error as &dyn std::error::Error, "a TOC is fetched again");
-                let fetched = tokio::time::timeout(TOC_PATIENCE, self.layers.fetch(origin)).await;
-                fetched.unwrap_or(Err(LayerError::Upstream(UpstreamError::Timeout)))
+                self.layers.fetch(origin).await
             }
             known => known,
         }
@@ -210,7 +218,7 @@ impl Filler {
                 return Ok(());
             }
         }
-        match tokio::time::timeout(TURN, layer.complete(1, || self.idle(&layer))).await {
+        match tokio::time::timeout(TURN, layer.complete(1, |bytes| self.idle(&layer, bytes))).await {
             Ok(completed) => completed?,
             // The others have their turns, too.
             Err(_) => return Ok(()),
@@ -244,8 +252,8 @@ impl Filler {
         telemetry::blocking(forget).await;
     }
 
-    /// Waits until nobody waits for bytes of any layer, and there is room.
-    async fn idle(&self, layer: &Layer) -> Result<(), ReadError> {
+    /// Waits until nobody waits for bytes of any layer, and there is room for so many.
+    async fn idle(&self, layer: &Layer, bytes: u64) -> Result<(), ReadError> {
         let mut quiet_since = Instant::now();
         let mut was_busy = false;
         loop {
@@ -258,15 +266,16 @@ impl Filler {
             }
             if !is_busy && (!was_busy || quiet_since.elapsed() >= QUIET) {
                 // Another layer may be smaller, or only be waiting for its proof.
-                let has_room = self.layers.room().is_ample() && self.has_room();
+                let has_room = self.layers.room().is_ample(bytes) && self.has_room(bytes);
                 return if has_room { Ok(()) } else { Err(ReadError::NoRoom) };
             }
             tokio::time::sleep(QUIET / 4).await;
         }
     }
 
-    fn has_room(&self) -> bool {
+    fn has_room(&self, bytes: u64) -> bool {
         let Ok(disk) = rustix::fs::statvfs(&self.root) else { return true };
-        disk.f_bavail * 100 >= disk.f_blocks * FREE_PERCENT
+        let left = (disk.f_bavail * disk.f_frsize).saturating_sub(bytes);
+        left >= disk.f_blocks * disk.f_frsize / 100 * FREE_PERCENT
     }
 }

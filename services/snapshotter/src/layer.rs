@@ -34,7 +34,7 @@ use window::{Reach, Window};
 
 pub(crate) use error::{OpenError, ReadError};
 pub(crate) use proof::{Commitment, Expected, Proof};
-pub(crate) use source::Source;
+pub(crate) use source::{Source, patience};
 pub(crate) use verdicts::Verdict;
 
 /// How long a read is tried again while somebody says when to come back: a twin that was evicted is made again.
@@ -195,6 +195,12 @@ impl Layer {
         span.start..span.end.min(self.size)
     }
 
+    /// Returns how many bytes of some chunks are still to come on the disk.
+    fn room_of(&self, chunks: Range<u32>) -> u64 {
+        let missing = chunks.filter(|&chunk| !self.data.is_present(chunk));
+        missing.map(|chunk| self.tree.chunks()[chunk as usize].room()).sum()
+    }
+
     /// Reads data that is known to be here: `None` where some of the chunks are not.
     pub(crate) fn read_now(&self, chunks: Range<u32>, at: u64, buffer: &mut [u8]) -> Option<io::Result<()>> {
         self.last_read.store(now(), Ordering::Relaxed);
@@ -236,6 +242,11 @@ impl Layer {
                 }
                 ReadError::Disk(_) | ReadError::NoRoom | ReadError::Over => true,
             };
+            if wanted != Wanted::Bytes
+                && matches!(&error, ReadError::Disk(full) if full.kind() == ErrorKind::StorageFull)
+            {
+                return Err(ReadError::NoRoom);
+            }
             self.tell(&error, is_final, wanted);
             if is_final {
                 return Err(error);
@@ -347,6 +358,9 @@ impl Layer {
             while next < end {
                 let last = layer.tree.chunk_at(layer.tree.chunks()[next as usize].offset + MOST_WAITED);
                 let last = last.clamp(next + 1, end);
+                if !layer.common.room.is_ample(layer.room_of(next..last)) {
+                    return;
+                }
                 // What went wrong is in the log.
                 if layer.want(next..last, Wanted::Ahead).await.is_err() {
                     return;

@@ -136,6 +136,8 @@ impl LayerError {
     }
 }
 
+/// How long a TOC may take to come.
+const TOC_PATIENCE: Duration = Duration::from_secs(120);
 /// TOCs that come at once.
 const TOCS_AT_ONCE: usize = 16;
 /// How long a twin that was wanted is kept without a snapshot.
@@ -230,7 +232,7 @@ impl Layers {
         let name = RepositoryName::parse(&origin.repository);
         let name = name.map_err(|_| LayerError::NoProxy { host: origin.host.clone() })?;
         let (clients, host) = (Arc::clone(&self.clients), origin.host.clone());
-        let is_trusted = self.trust.covers(origin.via, &origin.host);
+        let is_trusted = self.trust.covers(origin);
         let (via, blob, size) = (origin.via, origin.twin.clone(), origin.twin_size);
         Ok(Source { clients, via, host, name, blob, size, is_trusted })
     }
@@ -332,6 +334,11 @@ impl Layers {
     /// # Errors
     /// See [`LayerError`].
     pub(crate) async fn fetch(self: &Arc<Self>, origin: &Origin) -> Result<Arc<Layer>, LayerError> {
+        let fetched = tokio::time::timeout(TOC_PATIENCE, self.fetch_toc(origin)).await;
+        fetched.unwrap_or(Err(LayerError::Upstream(UpstreamError::Timeout)))
+    }
+
+    async fn fetch_toc(self: &Arc<Self>, origin: &Origin) -> Result<Arc<Layer>, LayerError> {
         let turn = self.want(&origin.key());
         // Who opens the layer has it to the end, also where nobody waits any more.
         let turn = Arc::new(turn.lock_owned().await);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use api::{Digest, LazyIndex, LazyState, LazyTwin, RepositoryName};
 use moka::future::Cache;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use upstream::{Client, UpstreamError};
 
@@ -19,12 +20,12 @@ use crate::{Labels, SnapshotError, Snapshots};
 const REMEMBERED: Duration = Duration::from_secs(600);
 /// How long after a wait that was in vain nobody waits for the same image.
 const WAIT_AGAIN: Duration = Duration::from_secs(30);
-/// How long a TOC may take to come.
-const TOC_PATIENCE: Duration = Duration::from_secs(120);
 /// How long a registry may take to tell the size of a blob.
 const REGISTRY_PATIENCE: Duration = Duration::from_secs(20);
-/// How long it may take to bring and prove a layer that is mounted then: containerd keeps other calls waiting behind this one.
-const PROOF_PATIENCE: Duration = Duration::from_secs(600);
+/// How long a pull waits for a layer that is mounted once it is proven: containerd keeps other calls waiting behind it.
+const PROOF_PATIENCE: Duration = Duration::from_secs(60);
+/// Layers that are brought for that at once.
+const PROVEN_AT_ONCE: usize = 4;
 /// Requests for a layer that is to be proven first, side by side.
 const AT_ONCE: usize = 4;
 /// Layers remembered.
@@ -38,6 +39,8 @@ pub(crate) struct Lazy {
     proxies: Arc<Proxies>,
     convert_wait: Duration,
     trust: Arc<Trust>,
+    /// Who brings a layer to be proven first has one.
+    provers: Arc<Semaphore>,
     /// What was said of layers that have a twin.
     twins: Cache<Key, Arc<LazyTwin>>,
     /// Until when an image is waited for, by its manifest or else its uppermost layer.
@@ -93,6 +96,9 @@ pub(crate) enum NotLazy {
     /// It is to be proven first, and its bytes do not come.
     #[error("it cannot be proven")]
     Unproven(#[from] ReadError),
+    /// It is to be proven first, and that takes long.
+    #[error("it is not proven yet, and will be without anybody waiting for it")]
+    Late,
     /// The parent's name does not say what is in it.
     #[error("the parent {name:?} is named by no chain id")]
     Parent {
@@ -128,7 +134,7 @@ impl NotLazy {
             Self::Tail => "tail",
             Self::OtherParent => "other_parent",
             Self::Refused => "refused",
-            Self::Unproven(_) => "unproven",
+            Self::Unproven(_) | Self::Late => "unproven",
             Self::Parent { .. } => "parent",
             Self::Layer(_) => "layer",
             Self::Snapshot(_) => "snapshot",
@@ -150,6 +156,7 @@ impl Lazy {
             proxies,
             convert_wait,
             trust,
+            provers: Arc::new(Semaphore::new(PROVEN_AT_ONCE)),
             twins: Cache::builder().max_capacity(MOST).time_to_live(REMEMBERED).build(),
             deadlines: Cache::builder().max_capacity(MOST).time_to_live(convert_wait + WAIT_AGAIN).build(),
         }
@@ -203,61 +210,55 @@ impl Lazy {
         labels: &Labels,
         origin: Origin,
     ) -> Result<(), NotLazy> {
-        let fetched = tokio::time::timeout(TOC_PATIENCE, self.layers.fetch(&origin)).await;
-        let layer = fetched.map_err(|_| LayerError::Upstream(UpstreamError::Timeout))??;
+        let layer = self.layers.fetch(&origin).await?;
         if layer.proof(&origin.expected) == Proof::Refused {
             return Err(NotLazy::Refused);
         }
-        let is_trusted = self.trust.covers(origin.via, &origin.host);
+        let is_trusted = self.trust.covers(&origin);
         if !is_trusted {
-            let proven = tokio::time::timeout(PROOF_PATIENCE, self.prove(&layer, &origin)).await;
-            proven.unwrap_or_else(|_| Err(ReadError::Upstream(UpstreamError::Timeout).into()))?;
+            tokio::time::timeout(PROOF_PATIENCE, self.prove(&layer, &origin)).await.map_err(|_| NotLazy::Late)??;
         }
-        let (mut labels, parent_name) = (labels.clone(), parent);
-        labels.insert(REMOTE.to_owned(), "remote snapshot".to_owned());
-        let (snapshots, parent, name) =
-            (Arc::clone(&self.snapshots), parent.map(str::to_owned), wanted.chain.to_string());
-        let (files, add) = (layer.tree.inodes(), Arc::clone(&layer));
-        let added =
-            telemetry::blocking(move || snapshots.add_lazy(&name, parent.as_deref(), labels, origin, add)).await;
-        let (chain, source) = (&wanted.chain, &wanted.layer);
+        match self.add(wanted, parent, labels, origin, &layer).await {
+            // Another pull of the same image was as fast.
+            Err(SnapshotError::Exists { .. }) => match self.is_known(wanted, parent).await? {
+                true => return Ok(()),
+                false => return Err(NotLazy::OtherParent),
+            },
+            added => added?,
+        }
+        layer.prefetch();
+        let (chain, source, files) = (&wanted.chain, &wanted.layer, layer.tree.inodes());
         match is_trusted {
             true => tracing::info!(%chain, layer = %source, files, "a layer is mounted before it is here"),
             false => tracing::info!(%chain, layer = %source, files, "a layer is here, proven and mounted"),
         }
-        match added {
-            // Another pull of the same image was as fast.
-            Err(SnapshotError::Exists { .. }) => match self.is_known(wanted, parent_name).await? {
-                true => Ok(()),
-                false => Err(NotLazy::OtherParent),
-            },
-            added => {
-                added?;
-                layer.prefetch();
-                Ok(())
-            }
-        }
+        Ok(())
     }
 
-    /// Brings all of a layer and proves it.
+    async fn add(
+        &self,
+        wanted: &Wanted,
+        parent: Option<&str>,
+        labels: &Labels,
+        origin: Origin,
+        layer: &Arc<Layer>,
+    ) -> Result<(), SnapshotError> {
+        let mut labels = labels.clone();
+        labels.insert(REMOTE.to_owned(), "remote snapshot".to_owned());
+        let (snapshots, layer) = (Arc::clone(&self.snapshots), Arc::clone(layer));
+        let (parent, name) = (parent.map(str::to_owned), wanted.chain.to_string());
+        telemetry::blocking(move || snapshots.add_lazy(&name, parent.as_deref(), labels, origin, layer)).await
+    }
+
+    /// Brings all of a layer and proves it; goes on with that where nobody waits any more, for the next pull to find.
     async fn prove(&self, layer: &Arc<Layer>, origin: &Origin) -> Result<(), NotLazy> {
-        let _proving = layer.proving.lock().await;
-        if layer.proof(&origin.expected) == Proof::Proven {
-            return Ok(());
-        }
-        loop {
-            let keep = || async {
-                self.layers.keep(origin);
-                Ok(())
-            };
-            layer.complete(AT_ONCE, keep).await?;
-            match layer.prove(&origin.expected).await? {
-                // What came out wrong is fetched again, a few times at most.
-                Proof::Pending => {}
-                Proof::Proven => return Ok(()),
-                Proof::Refused => return Err(NotLazy::Refused),
-            }
-        }
+        let turn = Arc::clone(&self.provers).acquire_owned().await.map_err(|_| NotLazy::Late)?;
+        let (layers, layer, origin) = (Arc::clone(&self.layers), Arc::clone(layer), origin.clone());
+        let proving = tokio::spawn(async move {
+            let _turn = turn;
+            prove(&layers, &layer, &origin).await
+        });
+        proving.await.unwrap_or(Err(NotLazy::Late))
     }
 
     /// Tells whether the snapshot is there: another image has the same layers.
@@ -304,14 +305,7 @@ impl Lazy {
                     ("converting", "its twin is not ready yet".to_owned())
                 }
             };
-            let is_for_good = state == "unconvertible";
-            let comes = |state: &_| match state {
-                LazyState::Ready(_) => true,
-                LazyState::Filling | LazyState::Converting => is_for_good,
-                LazyState::Unknown | LazyState::Unconvertible { .. } => false,
-            };
-            let is_gap = index.layers.iter().any(|layer| layer.source != wanted.layer && comes(&layer.state));
-            return Err(NotLazy::NoTwin { state, reason, is_gap });
+            return Err(NotLazy::NoTwin { state, reason, is_gap: is_gap(&index, wanted) });
         }
     }
 
@@ -327,8 +321,31 @@ impl Lazy {
             let layers = Arc::clone(&self.layers);
             tokio::spawn(async move {
                 // Whoever wants the layer next is told of what goes wrong.
-                let _told_later = tokio::time::timeout(TOC_PATIENCE, layers.fetch(&origin)).await;
+                let _told_later = layers.fetch(&origin).await;
             });
+        }
+    }
+}
+
+async fn prove(layers: &Layers, layer: &Arc<Layer>, origin: &Origin) -> Result<(), NotLazy> {
+    let _proving = layer.proving.lock().await;
+    if layer.proof(&origin.expected) == Proof::Proven {
+        return Ok(());
+    }
+    if !layers.room().is_enough(layer.tree.data_size()) {
+        return Err(ReadError::NoRoom.into());
+    }
+    loop {
+        let keep = |_| async {
+            layers.keep(origin);
+            Ok(())
+        };
+        layer.complete(AT_ONCE, keep).await?;
+        match layer.prove(&origin.expected).await? {
+            // What came out wrong is fetched again, a few times at most.
+            Proof::Pending => {}
+            Proof::Proven => return Ok(()),
+            Proof::Refused => return Err(NotLazy::Refused),
         }
     }
 }
@@ -341,6 +358,17 @@ async fn ask(proxy: &Proxy, client: &Client, wanted: &Wanted, wait: Duration) ->
         }
     };
     proxy.ask(wait, answer).await.map_err(NotLazy::Unreachable)
+}
+
+/// Tells whether a layer that has no twin is among others that have one: if it never will, also those count that will.
+fn is_gap(index: &LazyIndex, wanted: &Wanted) -> bool {
+    let (own, others): (Vec<_>, Vec<_>) = index.layers.iter().partition(|layer| layer.source == wanted.layer);
+    let is_for_good = own.iter().any(|layer| matches!(layer.state, LazyState::Unconvertible { .. }));
+    others.iter().any(|layer| match layer.state {
+        LazyState::Ready(_) => true,
+        LazyState::Filling | LazyState::Converting => is_for_good,
+        LazyState::Unknown | LazyState::Unconvertible { .. } => false,
+    })
 }
 
 /// Returns the chain id that a committed snapshot is named by. containerd puts its namespace and a number before it.

@@ -72,9 +72,14 @@ impl Room {
         self.wanted.notify_one();
     }
 
-    /// Tells whether what nobody waits for may be fetched: a quarter is left for those who do.
-    pub(crate) fn is_ample(&self) -> bool {
-        self.cap.is_none_or(|cap| self.used.load(Ordering::Acquire) <= cap / 4 * 3)
+    /// Tells whether so many bytes that nobody waits for may be fetched: a quarter is left for what is waited for.
+    pub(crate) fn is_ample(&self, bytes: u64) -> bool {
+        self.is_enough(self.used.load(Ordering::Acquire).saturating_add(bytes))
+    }
+
+    /// Tells whether so many bytes can ever be here that nobody waits for.
+    pub(crate) fn is_enough(&self, bytes: u64) -> bool {
+        self.cap.is_none_or(|cap| bytes <= cap / 4 * 3)
     }
 
     /// Waits until somebody waits for room, and returns how many bytes are to go.
@@ -95,7 +100,7 @@ mod tests {
     async fn who_needs_room_waits_for_it_but_not_for_ever() {
         let room = Room::new(100);
         room.reserve(80).await;
-        assert!(!room.is_ample());
+        assert!(!room.is_ample(0) && room.is_enough(75) && !room.is_enough(76));
         let start = Instant::now();
         let ((), ()) = tokio::join!(room.reserve(30), async {
             assert_eq!(room.wanted().await, 20, "80 and 30 of 90");
@@ -105,7 +110,7 @@ mod tests {
         room.reserve(50).await;
         assert!(start.elapsed() >= PATIENCE);
         room.release(1000);
-        assert!(room.is_ample());
+        assert!(room.is_ample(75) && !room.is_ample(76));
         Room::new(0).reserve(u64::MAX).await;
     }
 }

@@ -11,6 +11,7 @@ use tokio::sync::{Mutex, Semaphore};
 use upstream::UpstreamError;
 
 use crate::containerd::{Blob, Containerd, ContainerdError};
+use crate::layer::patience;
 use crate::proxies::Proxies;
 use crate::store::Ordinary;
 use crate::wanted::{Wanted, chain_id};
@@ -19,10 +20,7 @@ use crate::{Labels, SnapshotError, Snapshots};
 /// Layers that are unpacked at once.
 const AT_ONCE: usize = 2;
 /// How long it may take while a caller waits, who keeps others waiting behind it; after that it goes on alone.
-const PATIENCE: Duration = Duration::from_secs(300);
-/// How long a blob may take, beside what its bytes take at the slowest, in bytes a second.
-const BLOB_PATIENCE: Duration = Duration::from_secs(60);
-const SLOWEST: u64 = 64 << 10;
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How long after the last one nobody is thought to unpack the same layer.
 const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
 /// Layers of which it is known that somebody unpacks them.
@@ -100,7 +98,7 @@ impl Unpacker {
     /// Fetches a layer into containerd's content store, has containerd unpack it, and commits its snapshot.
     ///
     /// # Errors
-    /// See [`UnpackError`]; then nothing is left of it but the blob.
+    /// See [`UnpackError`]; then nothing is left of it but the blob, or what came of it.
     pub(crate) async fn unpack(self: &Arc<Self>, job: Job) -> Result<(), UnpackError> {
         let unpacker = Arc::clone(self);
         // It ends, and cleans up, also where the caller goes away.
@@ -141,8 +139,7 @@ impl Unpacker {
         let size = client.blob_size(name, layer).await.map_err(UnpackError::Size)?;
         let containerd = Containerd::connect(&self.socket, &job.namespace).await?;
         let put = containerd.put(Blob { name, digest: layer, size }, &client, |_| {});
-        let patience = BLOB_PATIENCE + Duration::from_secs(size / SLOWEST);
-        tokio::time::timeout(patience, put).await.map_err(|_| UnpackError::Late)??;
+        tokio::time::timeout(patience(size), put).await.map_err(|_| UnpackError::Late)??;
         let (new, parent, why) = (key.to_owned(), job.parent.clone(), Some(job.why.clone()));
         let mount = self.run(move |all| all.prepare(&new, parent.as_deref(), Labels::new(), why)).await?;
         let tar = containerd.apply(layer, size, mount).await?;

@@ -143,8 +143,12 @@ impl Data {
         }
         self.used.clear();
         self.is_dirty.store(true, Ordering::Release);
-        // Nobody believes in them any more, whenever the machine stops.
-        self.flush()?;
+        match self.flush() {
+            // What is evicted makes the room for writing that down; until then who believes in it finds out when it is read.
+            Err(error) if error.kind() == ErrorKind::StorageFull => {}
+            // Nobody believes in them any more, whenever the machine stops.
+            flushed => flushed?,
+        }
         for (chunk, next) in gone {
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
             // Chunks begin at pages, except where a stranger cut them: then the pages that a neighbour has a part of stay.

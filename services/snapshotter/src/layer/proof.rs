@@ -108,27 +108,27 @@ impl Layer {
         self.verdicts.of(expected)
     }
 
-    /// Fetches what is missing, by so many requests at once, while nobody waits for anything else: `idle` returns when that is so,
-    /// or an error when the work is to end.
+    /// Fetches what is missing, by so many requests at once, while nobody waits for anything else: `idle` is told how many bytes come
+    /// on the disk next, and returns when that is so, or an error when the work is to end.
     ///
     /// # Errors
     /// What went wrong, or the end that `idle` tells.
     pub(crate) async fn complete<F: Future<Output = Result<(), ReadError>>>(
         self: &Arc<Self>,
         at_once: usize,
-        idle: impl Fn() -> F,
+        idle: impl Fn(u64) -> F,
     ) -> Result<(), ReadError> {
         let end = self.end().await?;
         if !self.data.rests.has(0) {
-            idle().await?;
+            idle(0).await?;
             let first = self.tree.chunks().first().map_or(end, |chunk| chunk.offset);
             let head = if first == 0 { Vec::new() } else { self.plain(0..first).await? };
             self.data.rests.put(0, &head)?;
         }
         let idle = &idle;
         let runs = stream::iter(self.missing_runs().map(Ok));
-        let fetch = |run| async move {
-            idle().await?;
+        let fetch = |run: Range<u32>| async move {
+            idle(self.room_of(run.clone())).await?;
             self.want(run, Wanted::Tar).await
         };
         runs.try_for_each_concurrent(at_once, fetch).await

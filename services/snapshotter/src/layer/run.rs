@@ -52,16 +52,12 @@ impl Run {
     /// Fetches, verifies and keeps the chunks, one after the other.
     pub(super) async fn fetch(self: Arc<Self>, layer: Arc<Layer>) {
         let mut next = self.chunks.start;
-        let missing = |from: u32| {
-            let chunks = (from..self.chunks.end).filter(|&chunk| !layer.data.is_present(chunk));
-            chunks.map(|chunk| layer.tree.chunks()[chunk as usize].room()).sum::<u64>()
-        };
-        layer.common.room.reserve(missing(next)).await;
+        layer.common.room.reserve(layer.room_of(self.chunks.clone())).await;
         let span = layer.span(self.chunks.clone());
         let patience = source::patience(span.end - span.start);
         let fetched = tokio::time::timeout(patience, self.fetch_all(&layer, &mut next)).await;
         let ended = fetched.unwrap_or(Err(UpstreamError::Timeout.into()));
-        layer.common.room.release(missing(next));
+        layer.common.room.release(layer.room_of(next..self.chunks.end));
         if let Err(error) = ended {
             self.state.send_replace(State::Failed(next, error));
         }

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const SLOWEST: u64 = 64 << 10;
 
 /// Returns how long so many bytes of a blob may take, however slowly they come: somebody waits.
-pub(super) const fn patience(bytes: u64) -> Duration {
+pub(crate) const fn patience(bytes: u64) -> Duration {
     Duration::from_secs(PATIENCE.as_secs() + bytes / SLOWEST)
 }
 
