@@ -138,6 +138,23 @@ impl Front {
         answer.header("docker-content-digest").context("no digest")
     }
 
+    /// Waits until every layer of an image has a twin.
+    ///
+    /// # Errors
+    /// The proxy refused, or not in time; the error carries what it last said.
+    pub fn wait_twins(&self, repository: &str, digest: &str) -> Result<()> {
+        let call = format!("/v2/{repository}/_firstlight/lazy/{digest}?wait=30");
+        let mut said = String::new();
+        let ready = wait::until("twins", CONVERSION, || {
+            let answer = self.request("GET", &call, &[])?;
+            said = answer.text();
+            let answer = answer.json()?;
+            let layers = answer["layers"].as_array().context("no layers")?;
+            Ok(layers.iter().all(|layer| layer["state"] == "ready").then_some(()))
+        });
+        ready.with_context(|| said)
+    }
+
     /// Returns the digest and the view of a tag as a HEAD tells them.
     ///
     /// # Errors

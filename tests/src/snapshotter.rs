@@ -1,12 +1,13 @@
 //! The snapshotter, for containerds to use.
 
+use std::ffi::CString;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use anyhow::{Context, Result, ensure};
-use rustix::mount::MountPropagationFlags;
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
 use crate::proxy::built;
 use crate::{Proc, Scratch, example, run};
@@ -17,7 +18,7 @@ const PROGRAM: &str = "firstlight-snapshotter";
 #[derive(Debug)]
 pub struct Snapshotter {
     proc: Proc,
-    _holder: Proc,
+    holder: Proc,
     scratch: Scratch,
 }
 
@@ -38,10 +39,25 @@ impl Snapshotter {
     /// # Errors
     /// As for [`Snapshotter::start`].
     pub fn start_with(config: &str) -> Result<Self> {
+        Self::start_on(None, config)
+    }
+
+    /// Starts one whose folder is on a disk of its own of so many bytes.
+    ///
+    /// # Errors
+    /// As for [`Snapshotter::start`].
+    pub fn start_on(disk: Option<u64>, config: &str) -> Result<Self> {
         let scratch = Scratch::new()?;
         // What it mounts is seen by a containerd in a namespace of its own, even where this machine shares nothing.
         let root = scratch.folder("root")?;
-        rustix::mount::mount_bind(&root, &root).context("a mount of its own for the root")?;
+        match disk {
+            Some(bytes) => {
+                let size = CString::new(format!("size={bytes}"))?;
+                rustix::mount::mount("tmpfs", &root, "tmpfs", MountFlags::empty(), size.as_c_str())
+            }
+            None => rustix::mount::mount_bind(&root, &root),
+        }
+        .context("a mount of its own for the root")?;
         rustix::mount::mount_change(&root, MountPropagationFlags::SHARED).context("a shared root")?;
         let [socket, holder] = ["s.sock", "h.sock"].map(|name| scratch.join(name));
         let (root, socket, holder) = (root.display(), socket.display(), holder.display());
@@ -50,10 +66,9 @@ impl Snapshotter {
         let config =
             format!("root = '{root}'\nsocket = '{socket}'\nholder = '{holder}'\ncontainerd = '{containerd}'\n{config}");
         scratch.write("config.toml", &config)?;
-        let mut holder = Proc::start(&unit(&scratch, "firstlight-holder.service")?, &scratch.join("holder.log"))?;
-        holder.ready(|| UnixStream::connect(scratch.join("h.sock")).is_ok())?;
+        let holder = hold(&scratch)?;
         let proc = launch(&scratch)?;
-        Ok(Self { proc, _holder: holder, scratch })
+        Ok(Self { proc, holder, scratch })
     }
 
     /// Tells it the socket of the containerd that uses it.
@@ -116,6 +131,22 @@ impl Snapshotter {
     pub fn start_again(&mut self) -> Result<()> {
         self.proc = launch(&self.scratch)?;
         Ok(())
+    }
+
+    /// Leaves what a machine has after its power was cut: neither process nor mounts; `meanwhile` comes next, and then both
+    /// processes start again.
+    ///
+    /// # Errors
+    /// As for [`Snapshotter::start`].
+    pub fn reboot(&mut self, meanwhile: impl FnOnce()) -> Result<()> {
+        self.proc.kill()?;
+        self.holder.kill()?;
+        for mounted in ["root/lazy", "root/bare"] {
+            rustix::mount::unmount(self.scratch.join(mounted), UnmountFlags::DETACH).context(mounted)?;
+        }
+        meanwhile();
+        self.holder = hold(&self.scratch)?;
+        self.start_again()
     }
 
     /// Returns the lines of containerd's configuration that name it.
@@ -202,6 +233,12 @@ fn unit(scratch: &Scratch, file: &str) -> Result<Command> {
         };
     }
     Ok(command)
+}
+
+fn hold(scratch: &Scratch) -> Result<Proc> {
+    let mut holder = Proc::start(&unit(scratch, "firstlight-holder.service")?, &scratch.join("holder.log"))?;
+    holder.ready(|| UnixStream::connect(scratch.join("h.sock")).is_ok())?;
+    Ok(holder)
 }
 
 fn launch(scratch: &Scratch) -> Result<Proc> {

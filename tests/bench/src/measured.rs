@@ -77,6 +77,39 @@ fn cost(path: &Path) -> Result<Cost> {
     Ok(Cost { wall, cpu: user + system, peak: kib / 1024.0 })
 }
 
+/// Seconds of CPU that were used until now.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Busy {
+    /// By the children that this process has waited for.
+    pub(crate) children: f64,
+    /// By everything.
+    pub(crate) machine: f64,
+}
+
+impl Busy {
+    /// Looks at what the kernel has counted, to a hundredth of a second (proc(5), "stat").
+    ///
+    /// # Errors
+    /// The kernel tells it in another way.
+    pub(crate) fn now() -> Result<Self> {
+        let own = std::fs::read_to_string("/proc/self/stat")?;
+        let (_, fields) = own.rsplit_once(") ").with_context(|| own.clone())?;
+        // The 16th and 17th field, of which three are before the ones here.
+        let children = ticks(fields.split(' ').skip(13).take(2))?;
+        let all = std::fs::read_to_string("/proc/stat")?;
+        let line = all.lines().next().and_then(|line| line.strip_prefix("cpu ")).with_context(|| all.clone())?;
+        // user, nice, system, then what is idle, then what interrupts took.
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let busy = fields.iter().take(3).chain(fields.iter().skip(5).take(2));
+        Ok(Self { children, machine: ticks(busy.copied())? })
+    }
+}
+
+fn ticks<'a>(fields: impl Iterator<Item = &'a str>) -> Result<f64> {
+    let ticks = fields.map(str::parse::<f64>).sum::<Result<f64, _>>()?;
+    Ok(ticks / rustix::param::clock_ticks_per_second() as f64)
+}
+
 /// Writes back what earlier work left in memory, so that it is not done at the cost of what is measured next.
 pub(crate) fn settle() {
     rustix::fs::sync();

@@ -1,14 +1,8 @@
 //! The snapshotter under containerd 1.7 and 2, alone and under Docker and CRI.
 
-use std::time::Duration;
-
-use anyhow::Context;
-use e2e::{Client, Containerd, Cri, Docker, Images, Node, Snapshotter, Stage, Transport, example, run, wait};
+use e2e::{Client, Containerd, Cri, Docker, Images, Node, Snapshotter, Stage, Transport, example, run};
 
 use crate::{REPOSITORY, debian13, runs};
-
-/// No conversion of all layers of a healthy test takes longer.
-const LIMIT: Duration = Duration::from_secs(600);
 
 /// A proxy that has all twins of the test image, and a snapshotter that asks it.
 #[derive(Debug)]
@@ -22,13 +16,7 @@ impl World {
     fn start() -> Self {
         let stage = Stage::start("original").unwrap();
         let digest = stage.registry.digest(REPOSITORY, "latest").unwrap();
-        let call = format!("/v2/{REPOSITORY}/_firstlight/lazy/{digest}?wait=30");
-        let is_ready = || {
-            let answer = stage.proxy.request("GET", &call, &[])?.json()?;
-            let layers = answer["layers"].as_array().context("layers")?;
-            Ok(layers.iter().all(|layer| layer["state"] == "ready").then_some(()))
-        };
-        wait::until("conversions", LIMIT, is_ready).unwrap();
+        stage.proxy.wait_twins(REPOSITORY, &digest).unwrap();
         let config = format!("fill_after = '1h'\n[[proxy]]\nurl = 'http://{}'\n", stage.proxy.at());
         Self { snapshotter: Snapshotter::start_with(&config).unwrap(), stage, digest }
     }

@@ -1,11 +1,13 @@
 //! Images whose own layers are eStargz, mounted from their registry, with no proxy.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use e2e::{
     Containerd, Fault, Node, Registry, RegistryOptions, Relay, Rule, Scratch, Snapshotter, Tree, TreeKind as Kind,
     drop_caches, is_root, noise, run, skip, wait, web,
 };
+use flate2::{Compression, GzBuilder};
 use serde_json::json;
 
 use crate::altered::{self, gunzip, with_other_toc};
@@ -18,8 +20,8 @@ use crate::trees::{Moment, ORDINARY, top_of};
 
 const REPOSITORY: &str = "team/own";
 const TOC_DIGEST: &str = "containerd.io/snapshot/stargz/toc.digest";
-/// Whoever may push to a registry is trusted until a layer is proven.
-const TRUST_ALL: &str = "[[registry]]\nhost = '*'\n";
+/// Whoever may push is trusted until a layer is proven.
+const TRUST_ALL: &str = "[[registry]]\nhost = '*'\ntrusted = ['*']\n";
 
 /// Pulls an image, has the reference converter make eStargz of it, and pushes that under the tag `own`.
 fn convert(containerd: &Containerd, registry: &Registry, repository: &str, login: Option<&str>) -> String {
@@ -242,15 +244,15 @@ fn a_toc_that_lies_is_found_out() {
     bench.wait_log(&format!("uppermost layer of chain {}", genuine.diff_id));
 }
 
-/// A layer of a registry that nobody trusts is mounted once it is proven: one that stands where another image's belongs is not even
+/// A layer of a repository that nobody trusts is mounted once it is proven: one that stands where another image's belongs is not even
 /// shown for a while.
 #[test]
-fn an_unnamed_registry_is_proven_first() {
+fn an_untrusted_repository_is_proven_first() {
     if !is_root() {
-        return skip("an_unnamed_registry_is_proven_first", "not root");
+        return skip("an_untrusted_repository_is_proven_first", "not root");
     }
     let (world, own) = (World::empty(), World::bare());
-    let bench = Bench::start();
+    let bench = Bench::start_with(&format!("[[registry]]\nhost = '{}'\ntrusted = ['library/*']\n", own.at()));
     let push = |contents: &[u8]| {
         let blob = estargz(&world, std::str::from_utf8(contents).unwrap(), contents);
         let (diff_id, (_, toc)) = (e2e::digest(&gunzip(&blob)), altered::toc(&blob));
@@ -268,6 +270,54 @@ fn an_unnamed_registry_is_proven_first() {
     let tree = bench.tree(Snapshotter::NAME, &genuine.diff_id).unwrap();
     let Kind::File(_, digest) = &tree.entries[Path::new("program")].kind else { panic!("{tree:?}") };
     assert_eq!(*digest, e2e::digest(b"genuine"));
+}
+
+/// Of two who have a layer one sends other headers: the image that is pulled from it is refused, and the one from the other is not.
+#[test]
+fn a_source_that_lies_is_left_for_another() {
+    if !is_root() {
+        return skip("a_source_that_lies_is_left_for_another", "not root");
+    }
+    let (world, own) = (World::empty(), World::bare());
+    let bench = Bench::start_with("fill_after = '1h'\n");
+    let blob = estargz(&world, "twice", b"contents");
+    let (diff_id, (_, toc)) = (e2e::digest(&gunzip(&blob)), altered::toc(&blob));
+    let lie = with_other_head(&blob);
+    let layer = push::layer(&own, REPOSITORY, GZIP, blob.into(), diff_id.clone());
+    let [liar, honest] = [(); 2].map(|()| Relay::start(own.at()).unwrap());
+    liar.add(Rule::new(&layer.digest, Fault::Document("application/octet-stream".to_owned(), lie)));
+    let at = |relay: &Relay, image: &str| image.replace(&own.at().to_string(), &relay.at().to_string());
+
+    let image = at(&liar, &push_own(&own, &layer, &toc, &layer));
+    assert!(bench.containerd.pull_lazily(Snapshotter::NAME, &image).is_err());
+    bench.wait_log("reason=\"refused\"");
+
+    let below = Tar::new().dir("./").file("./below", b"below").end();
+    let below = push::layer(&own, REPOSITORY, GZIP, gzip(&below).into(), e2e::digest(&below));
+    let image = at(&honest, &push_own_on(&own, Some(&below), &layer, &toc, &layer));
+    bench.containerd.pull_lazily(Snapshotter::NAME, &image).unwrap();
+    bench.wait_log("a layer is here, proven and mounted");
+    let log = bench.snapshotter.log();
+    assert!(log.contains("is not what it should be and is fetched again"), "{log}");
+    let chain = e2e::digest(format!("{} {diff_id}", below.diff_id).as_bytes());
+    let tree = bench.tree(Snapshotter::NAME, &chain).unwrap();
+    let Kind::File(_, digest) = &tree.entries[Path::new("program")].kind else { panic!("{tree:?}") };
+    assert_eq!(*digest, e2e::digest(b"contents"));
+}
+
+/// Returns an eStargz blob with zeros for the headers before its first file's bytes; all else lies where it lay.
+fn with_other_head(blob: &[u8]) -> Vec<u8> {
+    let toc: serde_json::Value = serde_json::from_slice(&altered::toc(blob).1).unwrap();
+    let offsets = toc["entries"].as_array().unwrap().iter().filter_map(|entry| entry["offset"].as_u64());
+    let first = usize::try_from(offsets.filter(|offset| *offset > 0).min().unwrap()).unwrap();
+    let zeros = vec![0; gunzip(&blob[..first]).len()];
+    let head = |comment: usize| {
+        let mut writer = GzBuilder::new().comment("x".repeat(comment)).write(Vec::new(), Compression::best());
+        writer.write_all(&zeros).unwrap();
+        writer.finish().unwrap()
+    };
+    let head = head(1 + first - head(1).len());
+    [&head, &blob[first..]].concat()
 }
 
 /// Returns an eStargz layer with one file, which is a twin of the proxy's.

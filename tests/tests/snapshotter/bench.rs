@@ -32,7 +32,12 @@ impl Bench {
 
     /// Starts a bench whose snapshotter has more lines in its configuration.
     pub(crate) fn start_with(config: &str) -> Self {
-        let snapshotter = Snapshotter::start_with(config).unwrap();
+        Self::start_on(None, config)
+    }
+
+    /// Starts a bench whose snapshotter has a disk of its own of so many bytes.
+    pub(crate) fn start_on(disk: Option<u64>, config: &str) -> Self {
+        let snapshotter = Snapshotter::start_on(disk, config).unwrap();
         let containerd = Containerd::start_with(&Node::Machine, Transport::Plain, &snapshotter.plugin()).unwrap();
         snapshotter.knows(containerd.address()).unwrap();
         Self { containerd, snapshotter, scratch: Scratch::new().unwrap() }

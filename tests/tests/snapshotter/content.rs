@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use e2e::{Snapshotter, is_root, noise, run, skip, wait};
+use e2e::{Fault, Rule, Snapshotter, is_root, noise, run, skip, wait};
 
 use crate::bench::Bench;
 use crate::compressed::gzip;
@@ -29,6 +29,15 @@ impl World {
         let odd = rows::all().into_iter().find(|row| row.outcome == Outcome::Stays("not_utf8")).unwrap();
         push::layer(&self.registry, REPOSITORY, odd.media_type, odd.blob, odd.diff_id)
     }
+
+    /// Starts a world with an image whose middle layer is this, and returns also its layers and its reference.
+    fn with_gap(odd: impl FnOnce(&Self) -> Layer) -> (Self, [Layer; 3], String) {
+        let world = Self::around(Self::bare(), "fill_after = '1h'\n");
+        let layers = [world.small("below"), odd(&world), world.small("above")];
+        let image = push::image(&world.registry, REPOSITORY, "latest", &layers);
+        let reference = format!("{}/{REPOSITORY}@{image}", world.at());
+        (world, layers, reference)
+    }
 }
 
 /// A layer without a twin does not take the laziness of those above it.
@@ -37,10 +46,7 @@ fn a_layer_without_a_twin_is_unpacked_alone() {
     if !is_root() {
         return skip("a_layer_without_a_twin_is_unpacked_alone", "not root");
     }
-    let world = World::around(World::bare(), "fill_after = '1h'\n");
-    let layers = [world.small("below"), world.odd(), world.small("above")];
-    let image = push::image(&world.registry, REPOSITORY, "latest", &layers);
-    let reference = format!("{}/{REPOSITORY}@{image}", world.at());
+    let (world, layers, reference) = World::with_gap(World::odd);
     let containerd = &world.bench.containerd;
     let begun = Moment::now();
     containerd.pull_lazily(Snapshotter::NAME, &reference).unwrap();
@@ -78,16 +84,14 @@ fn a_kill_while_unpacking_leaves_nothing() {
     if !is_root() {
         return skip("a_kill_while_unpacking_leaves_nothing", "not root");
     }
-    let mut world = World::around(World::bare(), "fill_after = '1h'\n");
     let mut plain = Tar::new().entry(Header { name: b"odd-\xff", ..Header::default() }, b"");
     for number in 0..200 {
         plain = plain.file(&format!("bulk/{number}"), &noise(number, 1 << 20));
     }
     let plain = plain.end();
-    let odd = push::layer(&world.registry, REPOSITORY, push::TAR, plain.clone().into(), e2e::digest(&plain));
-    let layers = [world.small("below"), odd, world.small("above")];
-    let image = push::image(&world.registry, REPOSITORY, "latest", &layers);
-    let reference = format!("{}/{REPOSITORY}@{image}", world.at());
+    let digest = e2e::digest(&plain);
+    let odd = |world: &World| push::layer(&world.registry, REPOSITORY, push::TAR, plain.into(), digest);
+    let (mut world, _, reference) = World::with_gap(odd);
     let World { bench: Bench { containerd, snapshotter, .. }, .. } = &mut world;
     let unpacked = |snapshotter: &Snapshotter| std::fs::read_dir(snapshotter.folders()).unwrap().count();
     std::thread::scope(|scope| {
@@ -111,10 +115,7 @@ fn two_namespaces_share_what_is_unpacked() {
     if !is_root() {
         return skip("two_namespaces_share_what_is_unpacked", "not root");
     }
-    let world = World::around(World::bare(), "fill_after = '1h'\n");
-    let layers = [world.small("below"), world.odd(), world.small("above")];
-    let image = push::image(&world.registry, REPOSITORY, "latest", &layers);
-    let reference = format!("{}/{REPOSITORY}@{image}", world.at());
+    let (world, _, reference) = World::with_gap(World::odd);
     std::thread::scope(|scope| {
         let pulls = ["default", "k8s.io"].map(|namespace| {
             let mut pull = world.bench.containerd.ctr_remote();
@@ -150,7 +151,13 @@ fn blobs_are_fetched_for_export_and_push() {
         let layers = said["layers"].as_array().unwrap().iter();
         layers.map(|layer| layer["was_there"].as_bool().unwrap()).collect::<Vec<_>>()
     };
-    assert_eq!(states(&world.bench.snapshotter.fetch_content(&reference).unwrap()), [false; 7]);
+    // What comes wrong is not kept, and named; what is right is not fetched again.
+    world.relay.add(Rule::new("/blobs/", Fault::Corrupt(50 << 20)));
+    let refused = format!("{:#}", world.bench.snapshotter.fetch_content(&reference).unwrap_err());
+    assert!(refused.contains("sha256:"), "{refused}");
+    world.relay.clear();
+    let fetched = states(&world.bench.snapshotter.fetch_content(&reference).unwrap());
+    assert_eq!(fetched.iter().filter(|was_there| !**was_there).count(), 1, "{fetched:?}");
     push().unwrap();
     assert_eq!(world.registry.digest("team/pushed", "latest").unwrap(), digest);
     assert_eq!(states(&world.bench.snapshotter.fetch_content(&reference).unwrap()), [true; 7]);

@@ -25,7 +25,7 @@ for number in range(int(sys.argv[1]), int(sys.argv[2])):
 
 impl World {
     /// Starts a world with the bulky image, pulled, of which nothing is fetched that nobody reads.
-    fn bulky(config: &str) -> (Self, String) {
+    pub(crate) fn bulky(config: &str) -> (Self, String) {
         let world = Self::around(Self::bare(), &format!("fill_after = '1h'\n{config}"));
         world.push_bulky();
         let (reference, _) = world.pinned(BULKY);
@@ -35,7 +35,7 @@ impl World {
 }
 
 /// Runs a reader of the files `from` to `to`.
-fn read(containerd: &Containerd, reference: &str, from: u32, to: u32) -> anyhow::Result<String> {
+pub(crate) fn read(containerd: &Containerd, reference: &str, from: u32, to: u32) -> anyhow::Result<String> {
     let arguments = ["python3", "-c", READ, &from.to_string(), &to.to_string()];
     containerd.run_with(Snapshotter::NAME, reference, &arguments)
 }
@@ -47,7 +47,7 @@ fn until(what: &str, snapshotter: &Snapshotter, mut done: impl FnMut() -> bool) 
 }
 
 /// Returns what a reader says that reads everything rightly.
-fn right(from: u32, to: u32) -> String {
+pub(crate) fn right(from: u32, to: u32) -> String {
     let line = |number: u32| {
         let digest = e2e::digest(&e2e::noise(number.into(), 1 << 20));
         format!("{number} {}", digest.trim_start_matches("sha256:"))
@@ -156,6 +156,26 @@ fn a_proxy_that_is_away_is_waited_for() {
         proxy.start_again().unwrap();
         assert_eq!(reader.join().unwrap().unwrap(), right(0, 4), "{}", snapshotter.log());
     });
+}
+
+/// Where no proxy comes back in time a read fails, that one alone; and it works again with the proxy.
+#[test]
+fn a_read_that_is_not_served_in_time_fails_alone() {
+    if !is_root() {
+        return skip("a_read_that_is_not_served_in_time_fails_alone", "not root");
+    }
+    let (mut world, reference) = World::bulky("read_timeout = '2s'\n");
+    let World { bench: Bench { containerd, snapshotter, .. }, relay, .. } = &mut world;
+    let caches = keep_caches();
+    // What the reader itself needs is here after this.
+    assert_eq!(read(containerd, &reference, 0, 2).unwrap(), right(0, 2), "{}", snapshotter.log());
+    relay.stop();
+    // errno 5 is EIO.
+    assert_eq!(read(containerd, &reference, 50, 52).unwrap(), "50 5\n51 5", "{}", snapshotter.log());
+    assert_eq!(read(containerd, &reference, 0, 2).unwrap(), right(0, 2), "{}", snapshotter.log());
+    drop(caches);
+    relay.resume().unwrap();
+    assert_eq!(read(containerd, &reference, 50, 52).unwrap(), right(50, 52), "{}", snapshotter.log());
 }
 
 /// A twin that the proxy has evicted is made again, however short the patience with one that does not answer; who is told to come

@@ -3,7 +3,6 @@
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
-use anyhow::Context;
 use e2e::web;
 use e2e::{Node, Proxy, ProxyOptions, Registry, RegistryOptions, Relay, Snapshotter, is_root, noise, run, skip, wait};
 use serde_json::{Value, json};
@@ -83,13 +82,19 @@ impl World {
     }
 
     pub(crate) fn around(registry: Registry, config: &str) -> Self {
+        Self::on_disk(registry, None, config)
+    }
+
+    /// Starts a world whose snapshotter has a disk of its own of so many bytes.
+    pub(crate) fn on_disk(registry: Registry, disk: Option<u64>, config: &str) -> Self {
         let mut options = ProxyOptions::new(registry.at());
         // So that what was pulled from the registry itself is asked of the proxy, too.
         options.upstream_keys += &format!("aliases = ['{}']\n", registry.at());
         let proxy = Proxy::start(&Node::Machine, options).unwrap();
         let relay = Relay::start(proxy.at()).unwrap();
-        let config = format!("convert_wait = '30s'\n{config}[[proxy]]\nurl = 'http://{}'\n", relay.at());
-        Self { bench: Bench::start_with(&config), relay, proxy, registry }
+        let wait = if config.contains("convert_wait") { "" } else { "convert_wait = '30s'\n" };
+        let config = format!("{wait}{config}[[proxy]]\nurl = 'http://{}'\n", relay.at());
+        Self { bench: Bench::start_on(disk, &config), relay, proxy, registry }
     }
 
     /// Returns the proxy's address for clients of the node.
@@ -100,13 +105,7 @@ impl World {
     /// Has an image converted, and returns the reference of the original by its digest, and that.
     pub(crate) fn pinned(&self, repository: &str) -> (String, String) {
         let digest = self.registry.digest(repository, "latest").unwrap();
-        let call = format!("/v2/{repository}/_firstlight/lazy/{digest}?wait=30");
-        let is_ready = || {
-            let answer = self.proxy.request("GET", &call, &[])?.json()?;
-            let layers = answer["layers"].as_array().context("layers")?;
-            Ok(layers.iter().all(|layer| layer["state"] == "ready").then_some(()))
-        };
-        wait::until("conversions", LIMIT, is_ready).unwrap();
+        self.proxy.wait_twins(repository, &digest).unwrap();
         (format!("{}/{repository}@{digest}", self.at()), digest)
     }
 
@@ -230,6 +229,30 @@ fn an_image_of_another_registry_is_asked_of_its_proxy() {
     let said = containerd.run_with(Snapshotter::NAME, &reference, &["echo", "here"]);
     assert_eq!(said.unwrap(), "here", "{}", world.bench.snapshotter.log());
     world.assert_lazy();
+}
+
+/// Who does not want to wait for a conversion does not, and is told so; the next pull finds the twin.
+#[test]
+fn a_conversion_is_waited_for_as_long_as_is_said() {
+    if !is_root() {
+        return skip("a_conversion_is_waited_for_as_long_as_is_said", "not root");
+    }
+    let world = World::around(World::bare(), "convert_wait = '0s'\n");
+    let mut plain = Tar::new();
+    for number in 0..30 {
+        plain = plain.file(&number.to_string(), &noise(number, 1 << 20));
+    }
+    let plain = plain.end();
+    let layer = push::layer(&world.registry, BULKY, push::TAR, plain.clone().into(), e2e::digest(&plain));
+    let image = push::image(&world.registry, BULKY, "latest", std::slice::from_ref(&layer));
+    let reference = format!("{}/{BULKY}@{image}", world.at());
+    world.bench.containerd.pull_lazily(Snapshotter::NAME, &reference).unwrap();
+    world.bench.wait_log("reason=\"converting\"");
+    run(world.bench.containerd.ctr().args(["images", "rm", "--sync", &reference])).unwrap();
+    world.bench.wait_empty();
+    world.proxy.wait_twins(BULKY, &image).unwrap();
+    world.bench.containerd.pull_lazily(Snapshotter::NAME, &reference).unwrap();
+    world.bench.wait_log("before it is here");
 }
 
 /// A proxy that takes connections and says nothing hinders no pull: it is asked once, and the layers are unpacked.

@@ -14,6 +14,7 @@ mod endurance;
 mod images;
 mod inodes;
 mod lazy;
+mod network;
 mod proof;
 #[path = "../formats/push.rs"]
 #[expect(dead_code, reason = "the formats use more of it")]

@@ -40,9 +40,7 @@ impl World {
 
     /// Has the proxy convert an image's layer.
     fn convert(&self, image: &str) {
-        let call = format!("/v2/{REPOSITORY}/_firstlight/lazy/{image}?wait=30");
-        let answer = self.proxy.request("GET", &call, &[]).unwrap();
-        assert_eq!(answer.json().unwrap()["layers"][0]["state"], "ready", "{}", answer.text());
+        self.proxy.wait_twins(REPOSITORY, image).unwrap();
     }
 
     /// Has the proxy's catalog tell of one layer's twin what is so of another's.

@@ -1,12 +1,14 @@
 //! From a cold node to a program that has run: lazily, by the image's original digest.
 
+use std::process::{Command, Stdio};
+
 use anyhow::{Result, ensure};
 use e2e::{Cri, Snapshotter};
 
 use super::{Row, turns};
 use crate::figure::{Bar, Figure, Unit};
 use crate::images::Images;
-use crate::measured::Measured;
+use crate::measured::Busy;
 use crate::node::{Cold, ORDINARY, World, cold_seconds};
 use crate::report::Report;
 use crate::samples::Samples;
@@ -56,23 +58,37 @@ fn start(world: &World, quick: bool, report: &mut Report) -> Result<()> {
 }
 
 fn pulls(world: &World, quick: bool, report: &mut Report) -> Result<()> {
-    let (mut one, mut many) = (Samples::new(), Samples::new());
+    let (mut one, mut many, mut clients, mut machine) =
+        (Samples::new(), Samples::new(), Samples::new(), Samples::new());
     for _ in 0..turns(quick) {
         for (count, samples) in [(1, &mut one), (PULLS, &mut many)] {
             let wire = Wire::start(world.at(), Gauge::FAR)?;
             let (node, reference) = (Cold::start(wire.at(), "")?, world.reference(wire.at()));
             let cri = Cri::start(&node.snapshotter, "unused:1")?;
-            samples.push(cold_seconds(|| {
-                let mut pull = cri.crictl();
-                pull.args(["pull", &reference]);
-                let pulls = (0..count).map(|_| Measured::start(&pull)).collect::<Result<Vec<_>>>()?;
-                pulls.into_iter().try_for_each(|pull| pull.end().map(drop))
-            })?);
+            let before = Busy::now()?;
+            samples.push(cold_seconds(|| at_once(count, cri.crictl().args(["pull", &reference])))?);
+            let after = Busy::now()?;
+            if count == PULLS {
+                clients.push(after.children - before.children);
+                machine.push(after.machine - before.machine);
+            }
             e2e::run(cri.crictl().args(["rmi", &reference]))?;
         }
     }
     let figure = Figure::new(format!("python: {PULLS} crictl pull at once by one"), Unit::Ratio, many.ratios(&one));
     let figure = figure.bar(SLOWER).part("20 at once", Unit::Seconds, many).part("one", Unit::Seconds, one);
-    report.add(Row::Lazy, figure);
+    let figure = figure.part("CPU of the 20 clients", Unit::Seconds, clients);
+    report.add(Row::Lazy, figure.part("CPU of the machine", Unit::Seconds, machine));
+    Ok(())
+}
+
+/// Runs a command so many times at once. Nothing is around it: what starts a client takes as long as the client.
+fn at_once(count: usize, command: &mut Command) -> Result<()> {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let children = (0..count).map(|_| command.spawn()).collect::<Result<Vec<_>, _>>()?;
+    for child in children {
+        let ended = child.wait_with_output()?;
+        ensure!(ended.status.success(), "{command:?}: {}", String::from_utf8_lossy(&ended.stderr));
+    }
     Ok(())
 }
