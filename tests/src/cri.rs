@@ -67,8 +67,12 @@ impl Cri {
              disabled_plugins = ['io.containerd.internal.v1.opt']\n"
         );
         let address = snapshotter.address().display().to_string();
-        let replaced =
-            [(version, folders.as_str()), ("/run/firstlight-snapshotter/snapshotter.sock", address.as_str())];
+        let lies_in = snapshotter.root().display().to_string();
+        let replaced = [
+            (version, folders.as_str()),
+            ("/run/firstlight-snapshotter/snapshotter.sock", address.as_str()),
+            ("/var/lib/firstlight-snapshotter", lies_in.as_str()),
+        ];
         let config = example(&format!("snapshotter/{file}"), &replaced)?;
         let config = format!("{config}\n[grpc]\naddress = '{}'\n{more}", socket.display());
         let config = scratch.write("config.toml", &config)?;
@@ -132,6 +136,18 @@ impl Cri {
             bail!("{code:?}: {said}");
         }
         Ok(said)
+    }
+
+    /// Returns where images lie, as the kubelet is told, and how many bytes of the disk they take.
+    ///
+    /// # Errors
+    /// The daemon does not say.
+    pub fn images_on_disk(&self) -> Result<(PathBuf, u64)> {
+        let said: Value = serde_json::from_str(&run(self.crictl().args(["imagefsinfo", "-o", "json"]))?)?;
+        let disk = &said["status"]["imageFilesystems"][0];
+        let at = disk["fsId"]["mountpoint"].as_str().with_context(|| said.to_string())?;
+        let used = disk["usedBytes"]["value"].as_str().with_context(|| said.to_string())?;
+        Ok((PathBuf::from(at), used.parse()?))
     }
 
     /// Returns the digests under which an image is known.

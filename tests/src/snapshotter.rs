@@ -160,6 +160,11 @@ impl Snapshotter {
         self.scratch.join("s.sock")
     }
 
+    /// Returns its folder.
+    pub fn root(&self) -> PathBuf {
+        self.scratch.join("root")
+    }
+
     /// Returns the folder that holds the folders of all snapshots.
     pub fn folders(&self) -> PathBuf {
         self.scratch.join("root/snapshots")

@@ -16,8 +16,11 @@ impl Evictor {
     pub(crate) async fn run(self) {
         loop {
             let wanted = self.layers.room().wanted().await;
+            if wanted == 0 {
+                continue;
+            }
             let layers = Arc::clone(&self.layers);
-            let freed = telemetry::blocking(move || evict(&layers.all(), wanted.max(1))).await;
+            let freed = telemetry::blocking(move || evict(&layers.all(), wanted)).await;
             tracing::debug!(wanted, freed, "chunks were evicted");
         }
     }
@@ -27,7 +30,8 @@ impl Evictor {
 /// layer on that was not read for longest; then any.
 fn evict(layers: &[Arc<Layer>], wanted: u64) -> u64 {
     let mut layers: Vec<&Arc<Layer>> = layers.iter().collect();
-    layers.sort_by_key(|layer| layer.last_read());
+    // They are read meanwhile.
+    layers.sort_by_cached_key(|layer| layer.last_read());
     let mut freed = 0;
     for spared in [true, false] {
         for layer in &layers {

@@ -236,6 +236,7 @@ fn read(runtime: &Handle, mounted: &Arc<Mounted>, inode: u32, offset: u64, size:
                     let _in = runtime.enter();
                     layer.read_ahead(layer.tree.chunks_of(inode));
                 }
+                let read = read.inspect_err(|error| layer.tell_failed(Some(error)));
                 give(read.map(|()| &buffer[..length]), reply);
             }
             None => {
@@ -260,10 +261,14 @@ fn read(runtime: &Handle, mounted: &Arc<Mounted>, inode: u32, offset: u64, size:
                                 }
                                 return give(Ok(&bytes), reply);
                             }
-                            Some(Err(error)) => return give(Err(error), reply),
+                            Some(Err(error)) => {
+                                layer.tell_failed(Some(&error));
+                                return give(Err(error), reply);
+                            }
                             None => {}
                         }
                     }
+                    layer.tell_failed(None);
                     reply.error(Errno::IO);
                 });
             }

@@ -8,6 +8,7 @@ mod replay;
 mod rests;
 mod run;
 mod source;
+mod sums;
 mod verdicts;
 mod window;
 
@@ -26,7 +27,7 @@ use tokio::time::Instant;
 use crate::layers::Via;
 use crate::room::Room;
 use crate::tree::Tree;
-use data::Data;
+use data::{Data, Found};
 use run::Run;
 use source::Sources;
 use verdicts::Verdicts;
@@ -204,7 +205,27 @@ impl Layer {
     /// Reads data that is known to be here: `None` where some of the chunks are not.
     pub(crate) fn read_now(&self, chunks: Range<u32>, at: u64, buffer: &mut [u8]) -> Option<io::Result<()>> {
         self.last_read.store(now(), Ordering::Relaxed);
-        self.data.read_checked(chunks, at, buffer)
+        match self.data.read_checked(&self.tree, chunks, at, buffer) {
+            Ok(Found::Right) => Some(Ok(())),
+            Ok(Found::Missing) => None,
+            Ok(Found::Damaged { chunk, freed }) => {
+                self.tell_damaged(chunk, freed);
+                None
+            }
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// Notes that a read failed whose bytes were here.
+    pub(crate) fn tell_failed(&self, error: Option<&io::Error>) {
+        self.common.counts.failed.fetch_add(1, Ordering::Relaxed);
+        let error = error.map(|error| error as &dyn std::error::Error);
+        tracing::error!(blob.digest = %self.blob, error, "a read from the cache failed");
+    }
+
+    fn tell_damaged(&self, chunk: u32, freed: u64) {
+        self.common.room.release(freed);
+        tracing::warn!(blob.digest = %self.blob, chunk, "a damaged chunk is fetched again");
     }
 
     /// Waits until `chunks` are here and verified, fetching what is not. What fails is tried again for a while.
@@ -236,15 +257,13 @@ impl Layer {
                 ReadError::Upstream(_) => is_late(self.common.patience),
                 ReadError::Corrupt { .. } => corrupt >= CORRUPT_TRIES.max(self.sources.count()),
                 // Something else may be evicted.
-                ReadError::Disk(full) if full.kind() == ErrorKind::StorageFull && wanted == Wanted::Bytes => {
+                ReadError::Disk(full) if is_full(full) && wanted == Wanted::Bytes => {
                     self.common.room.ask_for(window::MOST);
                     is_late(self.common.patience)
                 }
                 ReadError::Disk(_) | ReadError::NoRoom | ReadError::Over => true,
             };
-            if wanted != Wanted::Bytes
-                && matches!(&error, ReadError::Disk(full) if full.kind() == ErrorKind::StorageFull)
-            {
+            if wanted != Wanted::Bytes && matches!(&error, ReadError::Disk(full) if is_full(full)) {
                 return Err(ReadError::NoRoom);
             }
             self.tell(&error, is_final, wanted);
@@ -294,9 +313,8 @@ impl Layer {
     /// Verifies a chunk that an earlier process left, and tells whether it is right; if not, it is no longer here.
     fn check(&self, number: u32) -> io::Result<bool> {
         let chunk = &self.tree.chunks()[number as usize];
-        let Err(freed) = self.data.check(number, chunk)? else { return Ok(true) };
-        self.common.room.release(freed);
-        tracing::warn!(blob.digest = %self.blob, chunk = number, "a damaged chunk is fetched again");
+        let Some(freed) = self.data.check(number, chunk)? else { return Ok(true) };
+        self.tell_damaged(number, freed);
         Ok(false)
     }
 
@@ -331,6 +349,7 @@ impl Layer {
         let mut last = chunk + 1;
         while (last as usize) < chunks.len()
             && !is_here(last)
+            && (last < end || !self.data.is_present(last))
             && !running.contains_key(&last)
             && (last < end || chunks[last as usize].offset - offset < reach.behind)
         {
@@ -387,6 +406,11 @@ impl Drop for Layer {
     fn drop(&mut self) {
         self.common.room.release(self.here());
     }
+}
+
+/// Tells whether there is no room on the disk, or none left for us.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 /// Returns the milliseconds since this was first asked.

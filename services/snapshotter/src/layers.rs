@@ -268,9 +268,14 @@ impl Layers {
             OpenError::Damaged { .. } => LayerError::Toc { expected: origin.toc.digest.clone() },
             other => other.into(),
         })?;
+        let slot = Arc::clone(self.slots().entry(origin.key()).or_default());
+        // Nobody else opens the same files.
+        let _turn = slot.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(layer) = slot.layer.get() {
+            return self.known(layer, origin);
+        }
         let layer = self.open_layer(origin, tree)?;
         toc_file::settle(&folder)?;
-        let slot = Arc::clone(self.slots().entry(origin.key()).or_default());
         Ok(Arc::clone(slot.layer.get_or_init(|| Arc::new(layer))))
     }
 

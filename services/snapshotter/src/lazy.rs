@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use upstream::{Client, UpstreamError};
 
-use crate::layer::{Layer, Proof, ReadError};
+use crate::layer::{self, Layer, Proof, ReadError};
 use crate::layers::{LayerError, Layers, Origin};
 use crate::proxies::{Proxies, Proxy};
 use crate::trust::Trust;
@@ -24,8 +24,11 @@ const WAIT_AGAIN: Duration = Duration::from_secs(30);
 const REGISTRY_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a pull waits for a layer that is mounted once it is proven: containerd keeps other calls waiting behind it.
 const PROOF_PATIENCE: Duration = Duration::from_secs(60);
-/// Layers that are brought for that at once.
-const PROVEN_AT_ONCE: usize = 4;
+/// Layers that are brought for that at once, and how long a pull waits for those before it.
+const PROVEN_AT_ONCE: usize = 16;
+const TURN_PATIENCE: Duration = Duration::from_secs(5);
+/// How many times the slowest pace of a single read such a layer must come at, so that the next one has its turn.
+const LEAST_PACE: u64 = 16;
 /// Requests for a layer that is to be proven first, side by side.
 const AT_ONCE: usize = 4;
 /// Layers remembered.
@@ -252,11 +255,13 @@ impl Lazy {
 
     /// Brings all of a layer and proves it; goes on with that where nobody waits any more, for the next pull to find.
     async fn prove(&self, layer: &Arc<Layer>, origin: &Origin) -> Result<(), NotLazy> {
-        let turn = Arc::clone(&self.provers).acquire_owned().await.map_err(|_| NotLazy::Late)?;
+        let turn = tokio::time::timeout(TURN_PATIENCE, Arc::clone(&self.provers).acquire_owned()).await;
+        let turn = turn.ok().and_then(Result::ok).ok_or(NotLazy::Late)?;
         let (layers, layer, origin) = (Arc::clone(&self.layers), Arc::clone(layer), origin.clone());
         let proving = tokio::spawn(async move {
             let _turn = turn;
-            prove(&layers, &layer, &origin).await
+            let patience = layer::patience(layer.tree.data_size() / LEAST_PACE);
+            tokio::time::timeout(patience, prove(&layers, &layer, &origin)).await.unwrap_or(Err(NotLazy::Late))
         });
         proving.await.unwrap_or(Err(NotLazy::Late))
     }

@@ -87,10 +87,14 @@ impl Proxy {
             return Err(UpstreamError::Timeout);
         }
         let answer = tokio::time::timeout(wait + PATIENCE, answer).await.unwrap_or(Err(UpstreamError::Timeout));
-        if matches!(answer, Err(UpstreamError::Timeout | UpstreamError::Network { .. })) {
+        answer.inspect_err(|error| self.note(error))
+    }
+
+    /// Has the proxy left alone for a while, if this says that it does not answer.
+    pub(crate) fn note(&self, error: &UpstreamError) {
+        if matches!(error, UpstreamError::Timeout | UpstreamError::Network { .. }) {
             *self.silent_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + BREAK);
         }
-        answer
     }
 
     fn is_silent(&self) -> bool {

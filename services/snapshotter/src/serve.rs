@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -51,6 +52,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let trust = Arc::new(Trust::new(&config));
     let Config { root, socket: address, holder, cache_size, convert_wait, fill_after, metrics_listen, .. } = config;
     fs::create_dir_all(&root).with_context(|| format!("cannot make the folder {}", root.display()))?;
+    keep_to_ourselves(&root, 0o700)?;
     // Mounts are listed by their true path.
     let root = root.canonicalize().with_context(|| format!("cannot find {}", root.display()))?;
     let _lock = lock(&root)?;
@@ -75,7 +77,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             stop.trigger();
         }
     };
-    let mount = Mounting::start(&root, mount, &holder, ended)?;
+    let mount = Mounting::start(&root, mount, &holder, ended.clone())?;
     let unpacker = Unpacker::new(Arc::clone(&snapshots), Arc::clone(&proxies), config.containerd);
     let lazy = Lazy::new(Arc::clone(&snapshots), Arc::clone(&layers), proxies, convert_wait, trust);
     let service = Service::new(Arc::clone(&snapshots), Arc::new(lazy), Arc::new(unpacker));
@@ -96,7 +98,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     let filling = tokio::spawn(filler.run());
     let evicting = tokio::spawn(Evictor { layers: Arc::clone(&layers) }.run());
-    let flushing = tokio::spawn(flush(Arc::clone(&layers), Arc::clone(&snapshots), root.clone()));
+    let flushing = tokio::spawn(flush(Arc::clone(&layers), Arc::clone(&snapshots), root.clone(), ended));
     tracing::info!(root = %root.display(), address = %address.display(), "serving");
     accept(&listener, &service, &shutdown).await;
     filling.abort();
@@ -107,7 +109,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // The next one to start makes its own.
     let _gone = fs::remove_file(&address);
     if is_broken.load(Ordering::Acquire) {
-        bail!("the kernel's requests cannot be read any more: start again to mount lazy snapshots anew");
+        bail!("the database or the kernel's requests cannot be used any more: start again");
     }
     Ok(())
 }
@@ -196,17 +198,28 @@ impl Mounting {
 }
 
 /// Writes down from time to time which bytes of layers are on the disk, and how far every image is.
-async fn flush(layers: Arc<Layers>, snapshots: Arc<Snapshots>, root: PathBuf) {
+async fn flush(
+    layers: Arc<Layers>,
+    snapshots: Arc<Snapshots>,
+    root: PathBuf,
+    ended: impl Fn() + Clone + Send + 'static,
+) {
     let mut tick = tokio::time::interval(FLUSH_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
         flush_all(Arc::clone(&layers)).await;
-        let (snapshots, root) = (Arc::clone(&snapshots), root.clone());
-        telemetry::blocking(move || match snapshots.status().map(|status| status.write(&root)) {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the status cannot be written"),
-            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "the status is not known"),
+        let (snapshots, root, ended) = (Arc::clone(&snapshots), root.clone(), ended.clone());
+        telemetry::blocking(move || {
+            if snapshots.is_broken() {
+                tracing::error!("the database takes no more changes since the disk failed or was full");
+                return ended();
+            }
+            match snapshots.status().map(|status| status.write(&root)) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "the status cannot be written"),
+                Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "the status is not known"),
+            }
         })
         .await;
     }
@@ -227,6 +240,7 @@ async fn flush_all(layers: Arc<Layers>) {
 fn lock(root: &Path) -> anyhow::Result<File> {
     let path = root.join("lock");
     let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    keep_to_ourselves(&path, 0o600)?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(Errno::WOULDBLOCK) => {
@@ -247,7 +261,15 @@ fn bind(address: &Path) -> anyhow::Result<UnixListener> {
         }
         _ => {}
     }
-    UnixListener::bind(address).with_context(|| format!("cannot listen on {}", address.display()))
+    let listener = UnixListener::bind(address).with_context(|| format!("cannot listen on {}", address.display()))?;
+    keep_to_ourselves(address, 0o600)?;
+    Ok(listener)
+}
+
+/// Sets who may open what is there.
+fn keep_to_ourselves(path: &Path, mode: u32) -> anyhow::Result<()> {
+    let permissions = fs::Permissions::from_mode(mode);
+    fs::set_permissions(path, permissions).with_context(|| format!("cannot set the mode of {}", path.display()))
 }
 
 async fn accept(listener: &UnixListener, service: &Service, shutdown: &Shutdown) {

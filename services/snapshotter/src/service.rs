@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use api::Digest;
 use futures_util::{Stream, stream};
 use prost_types::Timestamp;
 use tonic::{Code, Request, Response, Status};
@@ -12,7 +13,7 @@ use crate::proto::snapshots::v1 as messages;
 use crate::proto::types;
 use crate::store::Ordinary;
 use crate::unpacker::{Job, Unpacker};
-use crate::wanted::Wanted;
+use crate::wanted::{TARGET, Wanted};
 use crate::{Class, Filter, Info, Kind, Labels, LabelsUpdate, Moment, Mount, SnapshotError, Snapshots};
 
 /// Snapshots in one message of a list: well below the 4 MiB that gRPC takes, whatever their labels.
@@ -42,7 +43,13 @@ impl Service {
         labels: &Labels,
         namespace: Option<&str>,
     ) -> Result<String, Option<Ordinary>> {
-        let Some(wanted) = Wanted::of(labels) else { return Err(None) };
+        let Some(wanted) = Wanted::of(labels) else {
+            let why = unnamed(labels);
+            if let Some(Ordinary { layer, reason, .. }) = &why {
+                tracing::warn!(chain = %layer, reason, "a layer is pulled in the ordinary way");
+            }
+            return Err(why);
+        };
         let name = wanted.chain.to_string();
         let image = format!("{}/{}", wanted.host, wanted.name);
         let layer = wanted.layer.clone();
@@ -87,6 +94,14 @@ impl Service {
         let snapshots = Arc::clone(&self.snapshots);
         telemetry::blocking(move || work(&snapshots)).await.map_err(|error| status(call, &error))
     }
+}
+
+/// Returns why a layer of an image is ordinary of which the client says no more than the chain id; `None` of other snapshots.
+fn unnamed(labels: &Labels) -> Option<Ordinary> {
+    let layer = Digest::parse(labels.get(TARGET)?).ok()?;
+    let detail =
+        "the client does not say which image the layer is of: CRI does with disable_snapshot_annotations = false";
+    Some(Ordinary { image: "unknown".to_owned(), layer, reason: "no_labels".to_owned(), detail: detail.to_owned() })
 }
 
 /// Returns what containerd is told: it decides by the code and shows the text.
@@ -280,6 +295,15 @@ mod tests {
         for key in ["", "default", "default/first", "a/b/c"] {
             assert_eq!(namespace_of(key), None, "{key}");
         }
+    }
+
+    #[test]
+    fn a_layer_of_an_unknown_image_has_a_reason_and_a_container_has_none() {
+        let chain = Digest::of(b"chain");
+        let layer = Labels::from_iter([(TARGET.to_owned(), chain.to_string())]);
+        let why = unnamed(&layer).unwrap();
+        assert_eq!((why.layer, why.reason.as_str()), (chain, "no_labels"));
+        assert_eq!(unnamed(&Labels::new()), None);
     }
 
     #[test]

@@ -73,6 +73,11 @@ impl Snapshots {
         self.create(Kind::Active, key, parent, labels, why)
     }
 
+    /// Tells whether nothing can be changed any more until all is opened anew.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.store.is_broken()
+    }
+
     /// Returns how far every image is.
     ///
     /// # Errors

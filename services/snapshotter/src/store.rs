@@ -178,12 +178,23 @@ impl Store {
     /// It cannot be opened, such as because another process has it open.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let store = Self { database: Database::create(path).map_err(database)? };
+        let read = store.database.begin_read().map_err(database)?;
+        if read.open_table(SNAPSHOTS).is_ok() && read.open_multimap_table(CHILDREN).is_ok() {
+            // Nothing is written: the disk may be full.
+            return Ok(store);
+        }
         // Whoever only reads wants the tables to be there.
         let begin = store.database.begin_write().map_err(database)?;
         begin.open_table(SNAPSHOTS).map_err(database)?;
         begin.open_multimap_table(CHILDREN).map_err(database)?;
         begin.commit().map_err(database)?;
         Ok(store)
+    }
+
+    /// Tells whether the database takes no more changes until it is opened anew, because the disk failed or was full.
+    pub(crate) fn is_broken(&self) -> bool {
+        let begun = self.database.begin_write().map_err(redb::Error::from);
+        matches!(begun, Err(redb::Error::PreviousIo | redb::Error::Io(_)))
     }
 
     fn change(&self) -> Result<Change, SnapshotError> {

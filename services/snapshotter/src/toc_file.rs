@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::path::Path;
 use std::sync::mpsc::{self, SyncSender};
+use std::time::Duration;
 
 use api::lazy::Toc;
 use api::{Algorithm, Digest, Hasher};
@@ -31,6 +32,8 @@ pub(crate) const NEW: &str = "toc.new";
 const LEVEL: i32 = 1;
 /// The largest window that is unpacked, as a power of two.
 const WINDOW: u32 = 26;
+/// How much longer than what it knows a proxy may take to find a TOC in its store.
+const SLOW_STORE: Duration = Duration::from_secs(3);
 /// Entries that are handed on at once, and how many such batches are ahead of who builds of them.
 const BATCH: usize = 512;
 const BATCHES: usize = 8;
@@ -65,9 +68,11 @@ impl TocFile {
     /// # Errors
     /// See [`LayerError`].
     pub(crate) async fn fetch(self, source: &Source, toc: &Toc) -> Result<(), LayerError> {
-        let mut body = source.client()?.toc(&source.name, toc).await?;
+        let Source { clients, host, name, .. } = source;
+        let (proxy, client) = clients.proxies.of(host).ok_or_else(|| LayerError::NoProxy { host: host.clone() })?;
+        let mut body = proxy.ask(SLOW_STORE, client.toc(name, toc)).await?;
         let mut writer = Writer::new(self, body.is_packed)?;
-        while let Some(bytes) = body.chunk().await? {
+        while let Some(bytes) = body.chunk().await.inspect_err(|error| proxy.note(error))? {
             let written = telemetry::blocking(move || writer.write_all(&bytes).map(|()| writer)).await;
             writer = written?;
         }

@@ -1,6 +1,6 @@
 //! The snapshotter under containerd 1.7 and 2, alone and under Docker and CRI.
 
-use e2e::{Client, Containerd, Cri, Docker, Images, Node, Snapshotter, Stage, Transport, example, run};
+use e2e::{Client, Containerd, Cri, Docker, Images, Node, Snapshotter, Stage, Transport, example, run, web};
 
 use crate::{REPOSITORY, debian13, runs};
 
@@ -31,6 +31,17 @@ impl World {
         assert!(log.contains("before it is here") && !log.contains("ordinary way"), "{log}");
     }
 
+    /// Checks that not much of the image was asked for.
+    fn assert_thrifty(&self) {
+        let path = format!("/v2/{REPOSITORY}/manifests/{}", self.digest);
+        let manifest =
+            self.stage.proxy.request("GET", &path, &[("accept", web::MANIFEST_TYPES)]).unwrap().json().unwrap();
+        let layers = manifest["layers"].as_array().unwrap().iter();
+        let all: u64 = layers.map(|layer| layer["size"].as_u64().unwrap()).sum();
+        let fetched = self.stage.proxy.metric("firstlight_served_bytes_total").unwrap();
+        assert!(fetched < all as f64 / 5.0, "{fetched} of {all} bytes");
+    }
+
     /// Pulls by the original digest and runs.
     fn starts_under(&self, containerd: &Containerd) {
         let reference = self.reference();
@@ -39,6 +50,7 @@ impl World {
         let said = containerd.run_with(Snapshotter::NAME, &reference, &["python3", "-c", "print(6 * 7)"]);
         assert_eq!(said.unwrap(), "42", "{}", self.snapshotter.log());
         self.assert_lazy();
+        self.assert_thrifty();
     }
 }
 
@@ -68,6 +80,9 @@ fn a_kubelet_on_containerd_2_starts_lazily() {
     let digests = cri.digests(&reference).unwrap();
     assert!(digests.iter().any(|known| known.ends_with(&world.digest)), "{digests:?}");
     world.assert_lazy();
+    world.assert_thrifty();
+    // The kubelet is told a place that there is.
+    assert_eq!(cri.images_on_disk().unwrap().0, world.snapshotter.root());
 }
 
 #[test]
@@ -80,4 +95,5 @@ fn docker_26_starts_lazily() {
     assert_eq!(docker.pull(&world.reference()).unwrap(), world.digest);
     runs(&docker, &world.reference());
     world.assert_lazy();
+    world.assert_thrifty();
 }

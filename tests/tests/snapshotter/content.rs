@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use e2e::{Fault, Rule, Snapshotter, is_root, noise, run, skip, wait};
+use e2e::{Fault, Rule, Scratch, Snapshotter, is_root, noise, run, skip, wait};
 
 use crate::bench::Bench;
 use crate::compressed::gzip;
@@ -160,6 +160,10 @@ fn blobs_are_fetched_for_export_and_push() {
     assert_eq!(fetched.iter().filter(|was_there| !**was_there).count(), 1, "{fetched:?}");
     push().unwrap();
     assert_eq!(world.registry.digest("team/pushed", "latest").unwrap(), digest);
+    let scratch = Scratch::new().unwrap();
+    let archive = scratch.join("image.tar");
+    run(containerd.ctr().args(["images", "export"]).arg(&archive).arg(&reference)).unwrap();
+    assert!(std::fs::metadata(archive).unwrap().len() > 100 << 20);
     assert_eq!(states(&world.bench.snapshotter.fetch_content(&reference).unwrap()), [true; 7]);
     let unknown = format!("{:#}", world.bench.snapshotter.fetch_content("nobody.example/no/image:1").unwrap_err());
     assert!(unknown.contains("pull it first"), "{unknown}");

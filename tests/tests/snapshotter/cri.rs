@@ -42,6 +42,7 @@ fn a_kubelet_starts_an_image_before_it_is_here() {
     let pause = push_pause(&world.registry);
     let (reference, digest) = world.pinned(BULKY);
     let cri = Cri::start(&world.bench.snapshotter, &pause).unwrap();
+    let before = world.proxy.metric("firstlight_served_bytes_total").unwrap();
     std::thread::scope(|scope| {
         let pulls: Vec<_> = (0..20).map(|_| scope.spawn(|| run(cri.crictl().args(["pull", &reference])))).collect();
         pulls.into_iter().for_each(|pull| drop(pull.join().unwrap().unwrap()));
@@ -49,12 +50,12 @@ fn a_kubelet_starts_an_image_before_it_is_here() {
     let digests = cri.digests(&reference).unwrap();
     assert!(digests.iter().any(|known| known.ends_with(&digest)), "{digests:?}");
     let tocs = world.relay.seen_at("/_firstlight/toc/");
+    assert_eq!(tocs.len(), 7, "one for each layer");
     let mut asked: Vec<&str> = tocs.iter().map(|seen| seen.path.as_str()).collect();
     asked.sort_unstable();
     let count = asked.len();
     asked.dedup();
     assert_eq!(asked.len(), count, "a TOC was fetched twice");
-    let before = world.proxy.metric("firstlight_served_bytes_total").unwrap();
     let said = cri.run(&reference, &["python3", "-c", "print(6 * 7)"]);
     assert_eq!(said.unwrap(), "42", "{}\n{}", world.bench.snapshotter.log(), cri.log());
     let log = world.bench.snapshotter.log();
@@ -71,10 +72,7 @@ fn a_kubelet_starts_an_image_before_it_is_here() {
         };
         let layers = world.bench.snapshotter.layers();
         let (least, most) = (size(&layers)?, size(layers.parent().context("a root")?)?);
-        let said = run(cri.crictl().args(["imagefsinfo", "-o", "json"]))?;
-        let said: serde_json::Value = serde_json::from_str(&said)?;
-        let used = &said["status"]["imageFilesystems"][0]["usedBytes"]["value"];
-        let used: u64 = used.as_str().context("usedBytes")?.parse()?;
+        let (_, used) = cri.images_on_disk()?;
         Ok((used >= least && used <= most).then_some(used))
     };
     let used = wait::until("the bytes on the disk", LIMIT, told).unwrap();

@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use e2e::{Containerd, Fault, Rule, Scratch, Snapshotter, drop_caches, is_root, keep_caches, skip, wait};
 
@@ -13,6 +14,8 @@ use crate::lazy::{BULKY, World};
 
 /// Nothing of a healthy test takes longer.
 const LIMIT: Duration = Duration::from_secs(300);
+/// How often the kernel forgets.
+const FORGET_EVERY: Duration = Duration::from_secs(1);
 /// What a reader does: it reads files of the bulky layer one after the other, and says what they hold or what went wrong.
 const READ: &str = "
 import hashlib, sys
@@ -64,23 +67,40 @@ fn a_reader_outlives_its_snapshotter() {
     let (mut world, reference) = World::bulky("");
     world.relay.add(Rule::new("/blobs/", Fault::Throttle(8_000_000)));
     let World { bench: Bench { containerd, snapshotter, .. }, relay, .. } = &mut world;
+    let said = Mutex::new(None);
     std::thread::scope(|scope| {
-        let reader = scope.spawn(|| read(containerd, &reference, 0, 60));
+        let reader = Arc::new(scope.spawn(|| *said.lock().unwrap() = Some(read(containerd, &reference, 0, 60))));
+        let reads = Arc::clone(&reader);
+        scope.spawn(move || {
+            while !reads.is_finished() {
+                drop_caches().unwrap();
+                let begun = Instant::now();
+                let is_over = || Ok((begun.elapsed() >= FORGET_EVERY || reads.is_finished()).then_some(()));
+                wait::until("a second", LIMIT, is_over).unwrap();
+            }
+        });
         for kill in 1..=4 {
             let before = relay.bytes("/blobs/");
             until("bytes on their way", snapshotter, || relay.bytes("/blobs/") > before + 2_000_000);
             assert!(!reader.is_finished(), "the reader has ended before kill {kill}\n{}", snapshotter.log());
-            match kill % 2 {
-                0 => snapshotter.restart().unwrap(),
+            match kill {
+                4 => snapshotter.restart().unwrap(),
                 _ => snapshotter.kill_and_start().unwrap(),
             }
-            drop_caches().unwrap();
         }
-        let said = reader.join().unwrap().unwrap_or_else(|error| panic!("{error:#}\n{}", snapshotter.log()));
-        assert_eq!(said, right(0, 60));
+        until("the reader's end", snapshotter, || reader.is_finished());
     });
+    let said = said.into_inner().unwrap().unwrap();
+    assert_eq!(said.unwrap_or_else(|error| panic!("{error:#}\n{}", snapshotter.log())), right(0, 60));
     let log = snapshotter.log();
     assert_eq!(log.matches("going on with what is mounted").count(), 4, "{log}");
+    // Of the last of the five.
+    let counted = || {
+        let reads = snapshotter.status()?["reads"].clone();
+        let is_right = reads["failed"] == 0 && reads["demand_bytes"].as_u64() > Some(10 << 20);
+        Ok((is_right && reads["stalled"].as_u64() > Some(0)).then_some(()))
+    };
+    wait::until("the counters", LIMIT, counted).unwrap();
 }
 
 /// Where no snapshotter comes back, readers get an error and are not stuck; when one does, everything can be read again, also by
@@ -141,20 +161,25 @@ fn an_aborted_mount_is_made_anew() {
     assert_eq!((mounted("/lazy"), mounted("/bare")), (1, 2), "{log}");
 }
 
-/// A proxy that is killed and comes back costs its readers time and nothing else.
+/// A proxy that is killed under a reader and stays away for 20 s costs it time and nothing else.
 #[test]
 fn a_proxy_that_is_away_is_waited_for() {
     if !is_root() {
         return skip("a_proxy_that_is_away_is_waited_for", "not root");
     }
     let (mut world, reference) = World::bulky("");
-    let World { bench: Bench { containerd, snapshotter, .. }, proxy, .. } = &mut world;
-    proxy.kill().unwrap();
+    let World { bench: Bench { containerd, snapshotter, .. }, proxy, relay, .. } = &mut world;
+    relay.add(Rule::new("/blobs/", Fault::Throttle(8_000_000)));
     std::thread::scope(|scope| {
-        let reader = scope.spawn(|| read(containerd, &reference, 0, 4));
-        until("three tries", snapshotter, || snapshotter.log().matches("tried again").count() >= 3);
+        let before = relay.bytes("/blobs/");
+        let reader = scope.spawn(|| read(containerd, &reference, 0, 40));
+        until("bytes on their way", snapshotter, || relay.bytes("/blobs/") > before + 8_000_000);
+        proxy.kill().unwrap();
+        let away = Instant::now();
+        until("20 seconds", snapshotter, || away.elapsed() >= Duration::from_secs(20));
+        assert!(!reader.is_finished() && snapshotter.log().contains("tried again"), "{}", snapshotter.log());
         proxy.start_again().unwrap();
-        assert_eq!(reader.join().unwrap().unwrap(), right(0, 4), "{}", snapshotter.log());
+        assert_eq!(reader.join().unwrap().unwrap(), right(0, 40), "{}", snapshotter.log());
     });
 }
 
@@ -236,24 +261,37 @@ fn wrong_bytes_are_never_read() {
     assert_eq!(read(containerd, &reference, 60, 80).unwrap(), right(60, 80), "{}", snapshotter.log());
     relay.clear();
 
+    // Under the running snapshotter, cut and changed.
+    damage(snapshotter, |data| data.set_len(data.metadata().unwrap().len() / 2).unwrap());
+    damage(snapshotter, change);
+    drop_caches().unwrap();
+    assert_eq!(read(containerd, &reference, 60, 80).unwrap(), right(60, 80), "{}", snapshotter.log());
+
     snapshotter.kill().unwrap();
-    for layer in std::fs::read_dir(snapshotter.layers()).unwrap() {
-        let data = File::options().read(true).write(true).open(layer.unwrap().path().join("data")).unwrap();
-        let length = data.metadata().unwrap().len();
-        // A byte of every page: whatever is here is wrong now. Holes stay holes to whoever reads.
-        for at in (0..length).step_by(4096) {
-            let mut byte = [0];
-            data.read_exact_at(&mut byte, at).unwrap();
-            if byte != [0] {
-                data.write_all_at(&[!byte[0]], at).unwrap();
-            }
-        }
-    }
+    damage(snapshotter, change);
     snapshotter.start_again().unwrap();
     bench::wait_found(containerd);
     drop_caches().unwrap();
     assert_eq!(read(containerd, &reference, 0, 100).unwrap(), right(0, 100), "{}", snapshotter.log());
     assert!(snapshotter.log().contains("damaged chunk"), "{}", snapshotter.log());
+}
+
+/// Does something to the data of every layer.
+fn damage(snapshotter: &Snapshotter, change: impl Fn(&File)) {
+    for layer in std::fs::read_dir(snapshotter.layers()).unwrap() {
+        change(&File::options().read(true).write(true).open(layer.unwrap().path().join("data")).unwrap());
+    }
+}
+
+/// Changes a byte of every page: whatever is here is wrong now. Holes stay holes to whoever reads.
+fn change(data: &File) {
+    for at in (0..data.metadata().unwrap().len()).step_by(4096) {
+        let mut byte = [0];
+        data.read_exact_at(&mut byte, at).unwrap();
+        if byte != [0] {
+            data.write_all_at(&[!byte[0]], at).unwrap();
+        }
+    }
 }
 
 /// More is read than may lie on the disk, twice over: what is read is right, and the cap holds at every look.

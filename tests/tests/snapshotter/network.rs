@@ -25,13 +25,15 @@ fn what_is_known_is_asked_of_nobody() {
     // The proxy is told of what is held, whoever pulls.
     let asked = || {
         let seen = world.relay.seen();
-        let ours = |path: &str| path.contains("/_firstlight/lazy/") || path.contains("/blobs/");
-        seen.iter()
-            .filter(|seen| ours(&seen.path) && seen.status != 404)
-            .map(|seen| seen.path.clone())
-            .collect::<Vec<_>>()
+        let ours = |path: &str| path.contains("/_firstlight/") && !path.contains("/holds") || path.contains("/blobs/");
+        let asked = seen.iter().filter(|seen| ours(&seen.path) && seen.status != 404);
+        asked.map(|seen| seen.path.clone()).collect::<Vec<_>>()
     };
     let before = asked();
+    assert!(
+        ["/_firstlight/toc/", "/_firstlight/l"].iter().all(|path| before.iter().any(|asked| asked.contains(path))),
+        "{before:?}"
+    );
     let mut pull = world.bench.containerd.ctr_remote();
     pull.args(["-n", "k8s.io", "images", "rpull", "--plain-http", "--snapshotter", Snapshotter::NAME, &reference]);
     run(&mut pull).unwrap();

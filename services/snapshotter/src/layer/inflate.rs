@@ -7,8 +7,9 @@ use flate2::bufread::MultiGzDecoder;
 /// The most plain bytes behind a chunk that belong to no file.
 const LARGEST_REST: u64 = 64 << 20;
 
-/// The most plain bytes of members that hold no chunk: a TOC's.
-const LARGEST_PLAIN: u64 = 1 << 30;
+/// The most plain bytes of members that hold no chunk: of those before the first one, and of a TOC's.
+pub(super) const LARGEST_HEAD: u64 = 256 << 20;
+pub(super) const LARGEST_TOC: u64 = 1 << 30;
 
 /// What is unpacked of a member.
 #[derive(Debug)]
@@ -46,11 +47,11 @@ pub(super) fn chunk(packed: &[u8], inner: u32, size: u32, next: Option<u32>, is_
     Ok(Unpacked { before, payload, rest: is_whole.then_some(rest) })
 }
 
-/// Returns the plain bytes of the members in `packed`.
-pub(super) fn members(packed: &[u8]) -> io::Result<Vec<u8>> {
+/// Returns the plain bytes of the members in `packed`, at most so many.
+pub(super) fn members(packed: &[u8], most: u64) -> io::Result<Vec<u8>> {
     let mut plain = Vec::new();
-    MultiGzDecoder::new(packed).take(LARGEST_PLAIN + 1).read_to_end(&mut plain)?;
-    if plain.len() as u64 > LARGEST_PLAIN {
+    MultiGzDecoder::new(packed).take(most + 1).read_to_end(&mut plain)?;
+    if plain.len() as u64 > most {
         return Err(io::Error::other("members without chunks are too long"));
     }
     Ok(plain)

@@ -122,7 +122,7 @@ impl Layer {
         if !self.data.rests.has(0) {
             idle(0).await?;
             let first = self.tree.chunks().first().map_or(end, |chunk| chunk.offset);
-            let head = if first == 0 { Vec::new() } else { self.plain(0..first).await? };
+            let head = if first == 0 { Vec::new() } else { self.plain(0..first, inflate::LARGEST_HEAD).await? };
             self.data.rests.put(0, &head)?;
         }
         let idle = &idle;
@@ -159,7 +159,7 @@ impl Layer {
             // The TOC is part of this tar, and its header is nowhere else.
             None => {
                 let end = self.end().await?;
-                self.plain(end..self.size - FOOTER_SIZE as u64).await?
+                self.plain(end..self.size - FOOTER_SIZE as u64, inflate::LARGEST_TOC).await?
             }
             Some(_) => Vec::new(),
         };
@@ -209,10 +209,10 @@ impl Layer {
         Ok(*self.end.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(end))
     }
 
-    /// Fetches members that hold no chunk and unpacks them.
-    async fn plain(&self, range: Range<u64>) -> Result<Vec<u8>, ReadError> {
+    /// Fetches members that hold no chunk and unpacks them, to so many bytes at most.
+    async fn plain(&self, range: Range<u64>, most: u64) -> Result<Vec<u8>, ReadError> {
         let packed = self.sources.first().bytes(range).await?;
-        let plain = telemetry::blocking(move || inflate::members(&packed)).await;
+        let plain = telemetry::blocking(move || inflate::members(&packed, most)).await;
         plain.map_err(|_| ReadError::Upstream(UpstreamError::Protocol { what: "a gzip member is broken".into() }))
     }
 }

@@ -153,7 +153,7 @@ impl<'a> Plain<'a> {
                 let chunk = &chunks[number as usize];
                 self.piece.resize(chunk.size as usize, 0);
                 // It may have been evicted meanwhile.
-                layer.data.read_checked(number..number + 1, chunk.at, &mut self.piece).ok_or_else(missing)??;
+                layer.read_now(number..number + 1, chunk.at, &mut self.piece).ok_or_else(missing)??;
                 self.starts.push(self.size);
                 Step::Rest(number + 1)
             }

@@ -90,6 +90,7 @@ impl Run {
             let here = (start + packed.len() as u64).min(span.end);
             let whole = |chunk: u32| layer.span(chunk..chunk + 1).end.min(span.end) <= here;
             let until = (*next..self.chunks.end).find(|&chunk| !whole(chunk)).unwrap_or(self.chunks.end);
+            let until = self.member_of(layer, until).max(*next);
             if until > *next {
                 let behind = layer.tree.chunks().get(until as usize).map_or(here, |chunk| chunk.offset.min(here));
                 let behind = if until == self.chunks.end { here } else { behind };
@@ -99,6 +100,15 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    /// Returns the first chunk of the member that a chunk of the run is in: several small files may be.
+    fn member_of(&self, layer: &Layer, chunk: u32) -> u32 {
+        let chunks = layer.tree.chunks();
+        match chunks.get(chunk as usize).filter(|_| chunk < self.chunks.end) {
+            Some(of) => layer.tree.chunk_at(of.offset),
+            None => chunk,
+        }
     }
 
     /// Unpacks, verifies and keeps the chunks from `next` on, whose members are in `packed`; that begins at `start`.

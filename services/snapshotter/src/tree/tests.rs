@@ -209,3 +209,10 @@ fn what_grows_beyond_its_entries_is_refused() {
     });
     assert!(refused.unwrap().to_string().contains("extended attributes"));
 }
+
+/// A file with one chunk and a name of up to 30 bytes takes 150 bytes at most.
+#[test]
+fn a_file_takes_little_memory() {
+    let size = size_of::<Inode>() + size_of::<Name>() + size_of::<Chunk>();
+    assert!(size <= 120, "{size} bytes");
+}

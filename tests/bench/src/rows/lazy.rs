@@ -16,6 +16,8 @@ use crate::wire::{Gauge, Wire};
 
 /// What is run: a program that loads a good part of the standard library.
 const PROGRAM: [&str; 3] = ["python3", "-c", "import ssl,json,email,http.client; print('ready')"];
+/// What the stargz snapshotter 0.12 took for the same, on a machine like this one.
+const REFERENCE: f64 = 3.9;
 /// Pull and run together.
 const START: Bar = Bar::AtMost(1.5);
 const PULLS: usize = 20;
@@ -52,6 +54,7 @@ fn start(world: &World, quick: bool, report: &mut Report) -> Result<()> {
     let figure = Figure::new("python, 20 ms and 500 Mbit/s: pull and run", Unit::Seconds, both).bar(START);
     let figure = figure.part("pull", Unit::Seconds, pull).part("run", Unit::Seconds, program);
     let figure = figure.part("from the proxy", Unit::Mebibytes, fetched);
+    let figure = figure.part("stargz 0.12", Unit::Seconds, Samples::one(REFERENCE));
     let figure = figure.part("an ordinary pull", Unit::Seconds, ordinary);
     report.add(Row::Lazy, figure.part("and run", Unit::Seconds, after));
     Ok(())
