@@ -38,10 +38,7 @@ fn evict(layers: &[Arc<Layer>], wanted: u64) -> u64 {
             if freed >= wanted {
                 return freed;
             }
-            match layer.evict(wanted - freed, spared) {
-                Ok(bytes) => freed += bytes,
-                Err(error) => tracing::error!(%error, "chunks of a layer cannot be evicted"),
-            }
+            freed += layer.evict(wanted - freed, spared);
         }
     }
     freed

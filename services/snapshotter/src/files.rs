@@ -236,7 +236,7 @@ fn read(runtime: &Handle, mounted: &Arc<Mounted>, inode: u32, offset: u64, size:
                     let _in = runtime.enter();
                     layer.read_ahead(layer.tree.chunks_of(inode));
                 }
-                let read = read.inspect_err(|error| layer.tell_failed(Some(error)));
+                let read = read.inspect_err(|error| layer.tell_failed(error));
                 give(read.map(|()| &buffer[..length]), reply);
             }
             None => {
@@ -262,13 +262,13 @@ fn read(runtime: &Handle, mounted: &Arc<Mounted>, inode: u32, offset: u64, size:
                                 return give(Ok(&bytes), reply);
                             }
                             Some(Err(error)) => {
-                                layer.tell_failed(Some(&error));
+                                layer.tell_failed(&error);
                                 return give(Err(error), reply);
                             }
                             None => {}
                         }
                     }
-                    layer.tell_failed(None);
+                    layer.tell_failed(&std::io::Error::other("its bytes are gone whenever they have come"));
                     reply.error(Errno::IO);
                 });
             }

@@ -165,10 +165,10 @@ impl Layer {
     }
 
     /// Takes chunks away; see [`Data::evict`].
-    pub(crate) fn evict(&self, wanted: u64, spared: bool) -> io::Result<u64> {
-        let freed = self.data.evict(&self.tree, wanted, spared)?;
+    pub(crate) fn evict(&self, wanted: u64, spared: bool) -> u64 {
+        let freed = self.data.evict(&self.tree, wanted, spared);
         self.common.room.release(freed);
-        Ok(freed)
+        freed
     }
 
     /// Returns how many reads wait for bytes.
@@ -217,9 +217,9 @@ impl Layer {
     }
 
     /// Notes that a read failed whose bytes were here.
-    pub(crate) fn tell_failed(&self, error: Option<&io::Error>) {
+    pub(crate) fn tell_failed(&self, error: &io::Error) {
         self.common.counts.failed.fetch_add(1, Ordering::Relaxed);
-        let error = error.map(|error| error as &dyn std::error::Error);
+        let error = error as &dyn std::error::Error;
         tracing::error!(blob.digest = %self.blob, error, "a read from the cache failed");
     }
 

@@ -27,7 +27,7 @@ const PROOF_PATIENCE: Duration = Duration::from_secs(60);
 /// Layers that are brought for that at once, and how long a pull waits for those before it.
 const PROVEN_AT_ONCE: usize = 16;
 const TURN_PATIENCE: Duration = Duration::from_secs(5);
-/// How many times the slowest pace of a single read such a layer must come at, so that the next one has its turn.
+/// How many times as fast as the slowest read such a layer is to come: others wait for their turn.
 const LEAST_PACE: u64 = 16;
 /// Requests for a layer that is to be proven first, side by side.
 const AT_ONCE: usize = 4;
@@ -100,7 +100,7 @@ pub(crate) enum NotLazy {
     #[error("it cannot be proven")]
     Unproven(#[from] ReadError),
     /// It is to be proven first, and that takes long.
-    #[error("it is not proven yet, and will be without anybody waiting for it")]
+    #[error("it is not proven yet: that takes longer than a pull waits")]
     Late,
     /// The parent's name does not say what is in it.
     #[error("the parent {name:?} is named by no chain id")]

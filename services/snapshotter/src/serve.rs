@@ -1,8 +1,8 @@
 //! Serves containerd on a Unix socket until a signal asks to stop.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::ErrorKind;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -51,8 +51,8 @@ const GRACE: Duration = Duration::from_secs(10);
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let trust = Arc::new(Trust::new(&config));
     let Config { root, socket: address, holder, cache_size, convert_wait, fill_after, metrics_listen, .. } = config;
-    fs::create_dir_all(&root).with_context(|| format!("cannot make the folder {}", root.display()))?;
-    keep_to_ourselves(&root, 0o700)?;
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(&root);
+    made.with_context(|| format!("cannot make the folder {}", root.display()))?;
     // Mounts are listed by their true path.
     let root = root.canonicalize().with_context(|| format!("cannot find {}", root.display()))?;
     let _lock = lock(&root)?;
@@ -240,7 +240,7 @@ async fn flush_all(layers: Arc<Layers>) {
 fn lock(root: &Path) -> anyhow::Result<File> {
     let path = root.join("lock");
     let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-    keep_to_ourselves(&path, 0o600)?;
+    keep_to_ourselves(&path)?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(Errno::WOULDBLOCK) => {
@@ -262,14 +262,14 @@ fn bind(address: &Path) -> anyhow::Result<UnixListener> {
         _ => {}
     }
     let listener = UnixListener::bind(address).with_context(|| format!("cannot listen on {}", address.display()))?;
-    keep_to_ourselves(address, 0o600)?;
+    keep_to_ourselves(address)?;
     Ok(listener)
 }
 
-/// Sets who may open what is there.
-fn keep_to_ourselves(path: &Path, mode: u32) -> anyhow::Result<()> {
-    let permissions = fs::Permissions::from_mode(mode);
-    fs::set_permissions(path, permissions).with_context(|| format!("cannot set the mode of {}", path.display()))
+/// Has nobody else open what is there: a lock that others hold keeps us from starting.
+fn keep_to_ourselves(path: &Path) -> anyhow::Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+        .with_context(|| format!("cannot set the mode of {}", path.display()))
 }
 
 async fn accept(listener: &UnixListener, service: &Service, shutdown: &Shutdown) {

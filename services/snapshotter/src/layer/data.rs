@@ -116,7 +116,9 @@ impl Data {
             is_dirty: AtomicBool::new(false),
             writing: Mutex::default(),
         };
-        data.trim(tree)?;
+        if let Err(error) = data.trim(tree) {
+            tracing::warn!(%error, folder = %folder.display(), "what was written and not noted stays on the disk");
+        }
         Ok(data)
     }
 
@@ -181,7 +183,7 @@ impl Data {
         }
         for number in chunks {
             let chunk = &tree.chunks()[number as usize];
-            if !self.is_as_verified(chunk, at, buffer)? {
+            if !self.is_as_verified(number, chunk, at, buffer)? {
                 drop(stays);
                 let freed = self.drop_damaged(number, chunk)?;
                 return Ok(freed.map_or(Found::Missing, |freed| Found::Damaged { chunk: number, freed }));
@@ -191,23 +193,21 @@ impl Data {
     }
 
     /// Tells whether what `buffer`, which was read from `at` on, has of a chunk is what was verified.
-    fn is_as_verified(&self, chunk: &Chunk, at: u64, buffer: &mut [u8]) -> io::Result<bool> {
+    fn is_as_verified(&self, number: u32, chunk: &Chunk, at: u64, buffer: &mut [u8]) -> io::Result<bool> {
         let end = chunk.at + u64::from(chunk.size);
         let read = at.max(chunk.at)..(at + buffer.len() as u64).min(end);
         if read.is_empty() {
             return Ok(true);
         }
-        if !chunk.at.is_multiple_of(PAGE) {
-            // A stranger's: there is no sum of it.
-            return self.copy_verified(chunk.at..end, &read, at, buffer, |bytes| chunk.is(bytes));
-        }
         let known = self.sums.known();
-        for start in (read.start / PAGE * PAGE..read.end).step_by(PAGE as usize) {
+        // In pages from where the chunk begins.
+        for start in (chunk.at + (read.start - chunk.at) / PAGE * PAGE..read.end).step_by(PAGE as usize) {
             let page = start..(start + PAGE).min(end);
+            let agree = |bytes: &[u8]| known.agree(number, chunk.at, start, bytes);
             let is_right = if read.start <= page.start && page.end <= read.end {
-                known.agree(start, &buffer[(page.start - at) as usize..(page.end - at) as usize])
+                agree(&buffer[(page.start - at) as usize..(page.end - at) as usize])
             } else {
-                self.copy_verified(page, &read, at, buffer, |bytes| known.agree(start, bytes))?
+                self.copy_verified(page, &read, at, buffer, agree)?
             };
             if !is_right {
                 return Ok(false);
@@ -237,16 +237,16 @@ impl Data {
     }
 
     /// Has a chunk that seems damaged no longer be here, and returns the bytes that it had; `None` if it is right after all, because
-    /// it was fetched again meanwhile, or not here any more.
+    /// it was fetched again meanwhile, or was not here any more.
     fn drop_damaged(&self, number: u32, chunk: &Chunk) -> io::Result<Option<u64>> {
         let _alone = self.lock.write().unwrap_or_else(PoisonError::into_inner);
-        if !self.present.has(number) || self.verify(number, chunk)? {
+        if self.present.has(number) && self.verify(number, chunk)? {
             return Ok(None);
         }
         self.checked.set(number, false);
-        self.present.set(number, false);
+        let was_present = self.present.set(number, false);
         self.is_dirty.store(true, Ordering::Release);
-        Ok(Some(chunk.room()))
+        Ok(was_present.then(|| chunk.room()))
     }
 
     /// Tells whether a chunk on the disk is right; then it is known to be.
@@ -258,7 +258,7 @@ impl Data {
             Err(error) => return Err(error),
         };
         if is_right {
-            self.note(chunk, &payload);
+            self.sums.note(number, chunk.at, &payload);
             self.checked.set(number, true);
         }
         Ok(is_right)
@@ -266,7 +266,7 @@ impl Data {
 
     /// Takes chunks away of about `wanted` bytes, only such as were not read since the last time if `spared` is set. Returns the
     /// bytes that are free now.
-    pub(super) fn evict(&self, tree: &Tree, wanted: u64, spared: bool) -> io::Result<u64> {
+    pub(super) fn evict(&self, tree: &Tree, wanted: u64, spared: bool) -> u64 {
         let alone = self.lock.write().unwrap_or_else(PoisonError::into_inner);
         let (mut gone, mut bytes) = (Vec::new(), 0);
         for (number, chunk) in (0_u32..).zip(tree.chunks()) {
@@ -282,7 +282,7 @@ impl Data {
             gone.push((number, chunk));
         }
         if gone.is_empty() {
-            return Ok(0);
+            return 0;
         }
         self.used.clear();
         self.is_dirty.store(true, Ordering::Release);
@@ -297,11 +297,13 @@ impl Data {
             // Chunks begin at pages, except where a stranger cut them: then the pages that a neighbour has a part of stay.
             let next = tree.chunks().get(number as usize + 1).map_or(u64::MAX, |next| next.at);
             // One that came back meanwhile stays.
-            if !self.present.has(number) {
-                self.punch(chunk.at, next.min(chunk.at + chunk.room()))?;
+            if !self.present.has(number)
+                && let Err(error) = self.punch(chunk.at, next.min(chunk.at + chunk.room()))
+            {
+                tracing::error!(%error, chunk = number, "what is evicted stays on the disk until the next start");
             }
         }
-        Ok(bytes)
+        bytes
     }
 
     /// Tells whether a chunk and what lies behind it are here.
@@ -329,7 +331,7 @@ impl Data {
         }
         let _stays = self.lock.read().unwrap_or_else(PoisonError::into_inner);
         self.file.write_all_at(&unpacked.payload, chunk.at)?;
-        self.note(chunk, &unpacked.payload);
+        self.sums.note(number, chunk.at, &unpacked.payload);
         self.present.set(number, true);
         self.used.set(number, true);
         self.checked.set(number, true);
@@ -340,17 +342,12 @@ impl Data {
     /// Verifies a chunk that an earlier process kept. If it is not right, it is no longer here: then returns the bytes that it had.
     pub(super) fn check(&self, number: u32, chunk: &Chunk) -> io::Result<Option<u64>> {
         let stays = self.lock.read().unwrap_or_else(PoisonError::into_inner);
-        if self.verify(number, chunk)? {
+        // What is being evicted is still on the disk, and will not be.
+        if !self.present.has(number) || self.verify(number, chunk)? {
             return Ok(None);
         }
         drop(stays);
         self.drop_damaged(number, chunk)
-    }
-
-    fn note(&self, chunk: &Chunk, payload: &[u8]) {
-        if chunk.at.is_multiple_of(PAGE) {
-            self.sums.note(chunk.at, payload);
-        }
     }
 
     /// Writes down what is here.
@@ -428,14 +425,26 @@ mod tests {
         let (folder, tree) = (tempfile::tempdir().unwrap(), tree());
         let data = Data::open(folder.path(), &tree).unwrap();
         (0..FILES).for_each(|number| put(&data, &tree, number));
-        assert_eq!(data.evict(&tree, 1, true).unwrap(), 0, "all are new");
-        assert_eq!(data.evict(&tree, 1, false).unwrap(), 2 * PAGE);
+        assert_eq!(data.evict(&tree, 1, true), 0, "all are new");
+        assert_eq!(data.evict(&tree, 1, false), 2 * PAGE);
         assert_eq!(present(&data), [false, true, true]);
         assert_eq!(read(&data, &tree, 1, 0..5000), (Found::Right, payload(1)));
-        assert_eq!(data.evict(&tree, 1, true).unwrap(), 2 * PAGE);
+        assert_eq!(data.evict(&tree, 1, true), 2 * PAGE);
         assert_eq!(present(&data), [false, true, false]);
         assert_eq!(data.resident(), 2 * PAGE);
         assert_eq!(read(&data, &tree, 0, 0..1).0, Found::Missing);
+    }
+
+    #[test]
+    fn what_is_being_evicted_is_not_checked() {
+        let (folder, tree) = (tempfile::tempdir().unwrap(), tree());
+        let data = Data::open(folder.path(), &tree).unwrap();
+        put(&data, &tree, 0);
+        assert_eq!(data.evict(&tree, 1, false), 2 * PAGE);
+        // As it is on the disk until it is punched.
+        data.file.write_all_at(&payload(0), tree.chunks()[0].at).unwrap();
+        assert_eq!(data.check(0, &tree.chunks()[0]).unwrap(), None);
+        assert!(!data.is_checked(0) && !data.is_present(0));
     }
 
     #[test]
