@@ -34,6 +34,8 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// The most bytes of lazy layers that are kept on the disk; 0: all of them.
     pub cache_size: ByteSize,
+    /// The most memory that the trees of lazy layers take together: a layer beyond it is pulled in the ordinary way; 0: no bound.
+    pub tree_memory: ByteSize,
     /// How long the first layer of an image waits for the proxy to convert it.
     #[serde(deserialize_with = "duration")]
     pub convert_wait: Duration,
@@ -154,6 +156,7 @@ impl Default for Config {
             front_end: FrontEnd::Auto,
             metrics_listen: None,
             cache_size: ByteSize::b(0),
+            tree_memory: ByteSize::gib(1),
             convert_wait: Duration::from_secs(10),
             read_timeout: Duration::from_secs(60),
             fill_after: Duration::from_secs(5),

@@ -1,9 +1,11 @@
 //! [`Containerd`]: the daemon that we serve, asked for what is its own: to keep blobs, and to unpack layers.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
 
 use api::{Digest, RepositoryName};
 use bytes::BytesMut;
@@ -29,10 +31,16 @@ use crate::proto::diff::v1::ApplyRequest;
 use crate::proto::diff::v1::diff_client::DiffClient;
 use crate::proto::images::v1::GetImageRequest;
 use crate::proto::images::v1::images_client::ImagesClient;
+use crate::proto::leases::v1::CreateRequest;
+use crate::proto::leases::v1::leases_client::LeasesClient;
 use crate::proto::types::Descriptor;
 
 /// What says in which namespace a call works.
 const NAMESPACE: &str = "containerd-namespace";
+/// What says by which lease something new is kept.
+const LEASE: &str = "containerd-lease";
+/// The label that says until when there is a lease.
+const EXPIRES: &str = "containerd.io/gc.expire";
 /// Nobody looks at it: there is one server on a socket.
 const ORIGIN: &str = "http://containerd";
 /// Bytes of one write.
@@ -131,7 +139,24 @@ impl Containerd {
         });
         let namespace = HeaderValue::from_str(namespace)
             .map_err(|_| ContainerdError::Answer { call: "connect", what: format!("the namespace {namespace:?}") })?;
-        Ok(Self(Channel { sender, namespace }))
+        Ok(Self(Channel { sender, namespace, lease: None }))
+    }
+
+    /// Has containerd collect nothing that is put from now on before so much time has passed.
+    ///
+    /// # Errors
+    /// See [`ContainerdError`].
+    pub(crate) async fn keep_for(&mut self, time: Duration) -> Result<(), ContainerdError> {
+        let mut leases = LeasesClient::with_origin(self.0.clone(), Uri::from_static(ORIGIN));
+        let until = humantime::format_rfc3339_seconds(SystemTime::now() + time).to_string();
+        // containerd finds an id.
+        let wanted = CreateRequest { id: String::new(), labels: HashMap::from([(EXPIRES.to_owned(), until)]) };
+        let answer = leases.create(wanted).await.map_err(ContainerdError::call("Create"))?;
+        let id = answer.into_inner().lease.unwrap_or_default().id;
+        let lease = HeaderValue::from_str(&id)
+            .map_err(|_| ContainerdError::Answer { call: "Create", what: format!("the lease {id:?}") })?;
+        self.0.lease = Some(lease);
+        Ok(())
     }
 
     fn content(&self) -> ContentClient<Channel> {
@@ -249,7 +274,7 @@ impl Containerd {
     pub(crate) async fn apply(&self, layer: &Digest, size: u64, mount: Mount) -> Result<Digest, ContainerdError> {
         let mut diff = DiffClient::with_origin(self.0.clone(), Uri::from_static(ORIGIN));
         let (media_type, digest, size) = (ANY_LAYER.to_owned(), layer.to_string(), size as i64);
-        let layer = Descriptor { media_type, digest, size, annotations: std::collections::HashMap::new() };
+        let layer = Descriptor { media_type, digest, size, annotations: HashMap::new() };
         let wanted = ApplyRequest { diff: Some(layer), mounts: vec![mount.into()] };
         let answer = diff.apply(wanted).await.map_err(ContainerdError::call("Apply"))?;
         parse("Apply", &answer.into_inner().applied.unwrap_or_default())
@@ -322,6 +347,7 @@ impl Writer {
 struct Channel {
     sender: SendRequest<Body>,
     namespace: HeaderValue,
+    lease: Option<HeaderValue>,
 }
 
 impl Service<Request<Body>> for Channel {
@@ -335,6 +361,9 @@ impl Service<Request<Body>> for Channel {
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         request.headers_mut().insert(NAMESPACE, self.namespace.clone());
+        if let Some(lease) = &self.lease {
+            request.headers_mut().insert(LEASE, lease.clone());
+        }
         Box::pin(self.sender.send_request(request))
     }
 }

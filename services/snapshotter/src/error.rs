@@ -117,3 +117,9 @@ impl SnapshotError {
         }
     }
 }
+
+/// Returns an error's text with those of its causes.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use api::{Descriptor, Digest, MediaType, Parsed, RepositoryName};
@@ -17,6 +18,8 @@ use crate::proxies::Proxies;
 use crate::registries::Registries;
 use crate::wanted::repository;
 
+/// How long what was fetched stays where nothing else keeps it, as with CRI's `discard_unpacked_layers`.
+const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 /// How many documents an image may be made of.
 const MOST_DOCUMENTS: usize = 100;
 
@@ -54,7 +57,7 @@ pub async fn fetch_content(config: &Config, namespace: &str, image: &str) -> any
     let (host, name) = repository(image).with_context(|| {
         format!("{image:?} has no registry and repository: give the name that `ctr images ls` shows")
     })?;
-    let containerd = Containerd::connect(&config.containerd, namespace).await?;
+    let mut containerd = Containerd::connect(&config.containerd, namespace).await?;
     let (target, media_type) = containerd.image(image).await.with_context(|| {
         format!("containerd does not know {image} in the namespace {namespace:?}: pull it first, or say --namespace")
     })?;
@@ -63,6 +66,7 @@ pub async fn fetch_content(config: &Config, namespace: &str, image: &str) -> any
         registries: Arc::new(Registries::new(&config.registry, config.docker_config.clone())),
     };
     let sources = sources(&clients, &host)?;
+    containerd.keep_for(KEPT).await?;
     let mut fetched = Fetched { image: image.to_owned(), layers: Vec::new() };
     for layer in layers(&containerd, target, media_type).await? {
         let was_there = containerd.has(&layer.digest).await?;

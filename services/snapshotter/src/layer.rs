@@ -25,6 +25,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 
 use crate::layers::Via;
+use crate::memory::{Memory, Share};
 use crate::room::Room;
 use crate::tree::Tree;
 use data::{Data, Found};
@@ -56,6 +57,8 @@ const CORRUPT_TRIES: u32 = 2;
 #[derive(Debug)]
 pub(crate) struct Layer {
     pub(crate) tree: Tree,
+    /// What that takes of the memory.
+    _share: Share,
     data: Data,
     blob: Digest,
     size: u64,
@@ -80,6 +83,7 @@ pub(crate) struct Layer {
 #[derive(Debug, Clone)]
 pub(crate) struct Common {
     pub(crate) room: Arc<Room>,
+    pub(crate) memory: Arc<Memory>,
     pub(crate) counts: Arc<Counts>,
     /// How long a read that cannot be served is tried again.
     pub(crate) patience: Duration,
@@ -106,15 +110,22 @@ pub(crate) enum Wanted {
 }
 
 impl Layer {
-    /// Opens the layer in `folder`, whose files are `tree`. May take its time.
+    /// Opens the layer in `folder`, whose files are `tree`, which takes `share` of the memory. May take its time.
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub(crate) fn open(folder: &Path, tree: Tree, source: Source, common: Common) -> Result<Self, OpenError> {
+    pub(crate) fn open(
+        folder: &Path,
+        (tree, mut share): (Tree, Share),
+        source: Source,
+        common: Common,
+    ) -> Result<Self, OpenError> {
+        share.resize(tree.bytes())?;
         let data = Data::open(folder, &tree).map_err(|source| OpenError::Io { path: folder.to_owned(), source })?;
         let window = Window::new(source.size);
         let layer = Self {
             tree,
+            _share: share,
             data,
             blob: source.blob.clone(),
             size: source.size,

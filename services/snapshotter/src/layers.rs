@@ -16,6 +16,7 @@ use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use upstream::{Client, UpstreamError};
 
 use crate::layer::{Commitment, Common, Expected, Layer, OpenError, Source};
+use crate::memory::Share;
 use crate::proxies::Proxies;
 use crate::registries::{Registries, RegistryError};
 use crate::room::Room;
@@ -251,12 +252,13 @@ impl Layers {
         if let Some(layer) = slot.layer.get() {
             return self.known(layer, origin);
         }
-        let tree = toc_file::read(&self.folder(&key).join(toc_file::NAME), &origin.toc.digest)?;
-        let layer = self.open_layer(origin, tree)?;
+        let mut share = self.common.memory.needed();
+        let tree = toc_file::read(&self.folder(&key).join(toc_file::NAME), &origin.toc.digest, &mut share)?;
+        let layer = self.open_layer(origin, (tree, share))?;
         Ok(Arc::clone(slot.layer.get_or_init(|| Arc::new(layer))))
     }
 
-    fn open_layer(&self, origin: &Origin, tree: Tree) -> Result<Layer, LayerError> {
+    fn open_layer(&self, origin: &Origin, tree: (Tree, Share)) -> Result<Layer, LayerError> {
         let folder = self.folder(&origin.key());
         Ok(Layer::open(&folder, tree, self.source(origin)?, self.common.clone())?)
     }
@@ -264,7 +266,8 @@ impl Layers {
     /// Opens a layer whose TOC is on its way, and keeps that if it is right.
     fn open_new(&self, origin: &Origin, toc: Growing) -> Result<Arc<Layer>, LayerError> {
         let folder = self.folder(&origin.key());
-        let tree = toc_file::read_new(toc, &folder, &origin.toc.digest).map_err(|error| match error {
+        let mut share = self.common.memory.share();
+        let tree = toc_file::read_new(toc, &folder, &origin.toc.digest, &mut share).map_err(|error| match error {
             OpenError::Damaged { .. } => LayerError::Toc { expected: origin.toc.digest.clone() },
             other => other.into(),
         })?;
@@ -274,7 +277,7 @@ impl Layers {
         if let Some(layer) = slot.layer.get() {
             return self.known(layer, origin);
         }
-        let layer = self.open_layer(origin, tree)?;
+        let layer = self.open_layer(origin, (tree, share))?;
         toc_file::settle(&folder)?;
         Ok(Arc::clone(slot.layer.get_or_init(|| Arc::new(layer))))
     }
@@ -359,7 +362,8 @@ impl Layers {
         let source = self.source(origin)?;
         // Never closed.
         let _arriving = self.arriving.acquire().await;
-        let (file, growing) = telemetry::blocking(move || TocFile::new(&folder)).await?;
+        let new = folder.clone();
+        let (file, growing) = telemetry::blocking(move || TocFile::new(&new)).await?;
         // It is read as it comes.
         let (layers, of, mine) = (Arc::clone(self), origin.clone(), Arc::clone(&turn));
         let open = telemetry::blocking(move || {
@@ -369,7 +373,7 @@ impl Layers {
         let fetch = async {
             match origin.via {
                 Via::Proxy => file.fetch(&source, &origin.toc).await,
-                Via::Registry => file.extract(&source).await,
+                Via::Registry => file.extract(&source, &folder).await,
             }
         };
         let (fetched, opened) = tokio::join!(fetch, open);

@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use upstream::{Client, UpstreamError};
 
-use crate::layer::{self, Layer, Proof, ReadError};
+use crate::layer::{self, Layer, OpenError, Proof, ReadError};
 use crate::layers::{LayerError, Layers, Origin};
 use crate::proxies::{Proxies, Proxy};
 use crate::trust::Trust;
@@ -122,9 +122,13 @@ impl NotLazy {
         matches!(self, Self::NoProxy { .. } | Self::Unreachable(_) | Self::NoTwin { .. })
     }
 
-    /// Tells whether other layers of the image are lazy, and this one only has no twin.
+    /// Tells whether other layers of the image may be lazy, and this one only has no twin, or one that cannot be mounted.
     pub(crate) const fn is_gap(&self) -> bool {
-        matches!(self, Self::NoTwin { is_gap: true, .. })
+        matches!(
+            self,
+            Self::NoTwin { is_gap: true, .. }
+                | Self::Layer(LayerError::Open(OpenError::Memory(_) | OpenError::Tree(_)))
+        )
     }
 
     /// Returns a word for it. A closed set: it labels metrics.
@@ -139,6 +143,7 @@ impl NotLazy {
             Self::Refused => "refused",
             Self::Unproven(_) | Self::Late => "unproven",
             Self::Parent { .. } => "parent",
+            Self::Layer(LayerError::Open(OpenError::Memory(_))) => "memory",
             Self::Layer(_) => "layer",
             Self::Snapshot(_) => "snapshot",
         }

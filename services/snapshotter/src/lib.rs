@@ -18,6 +18,7 @@ mod holder;
 mod layer;
 mod layers;
 mod lazy;
+mod memory;
 mod metrics;
 mod mount;
 mod mounted;

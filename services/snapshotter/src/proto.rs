@@ -28,6 +28,11 @@ pub(crate) mod containerd {
                 tonic::include_proto!("containerd.services.images.v1");
             }
         }
+        pub(crate) mod leases {
+            pub(crate) mod v1 {
+                tonic::include_proto!("containerd.services.leases.v1");
+            }
+        }
         pub(crate) mod snapshots {
             pub(crate) mod v1 {
                 tonic::include_proto!("containerd.services.snapshots.v1");
@@ -36,5 +41,5 @@ pub(crate) mod containerd {
     }
 }
 
-pub(crate) use containerd::services::{content, diff, images, snapshots};
+pub(crate) use containerd::services::{content, diff, images, leases, snapshots};
 pub(crate) use containerd::types;

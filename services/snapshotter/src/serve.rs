@@ -29,6 +29,7 @@ use crate::holder::Held;
 use crate::layer::Common;
 use crate::layers::Layers;
 use crate::lazy::Lazy;
+use crate::memory::Memory;
 use crate::proto::snapshots::v1::snapshots_server::SnapshotsServer;
 use crate::proxies::Proxies;
 use crate::registries::Registries;
@@ -59,7 +60,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let proxies = Arc::new(Proxies::new(&config.proxy)?);
     let registries = Arc::new(Registries::new(&config.registry, config.docker_config));
     let room = Arc::new(Room::new(cache_size.as_u64()));
-    let common = Common { room, counts: Arc::default(), patience: config.read_timeout };
+    let memory = Memory::new(config.tree_memory);
+    let common = Common { room, memory, counts: Arc::default(), patience: config.read_timeout };
     let (folder, sources, trusted) = (root.clone(), Arc::clone(&proxies), Arc::clone(&trust));
     let opened = telemetry::blocking(move || {
         let layers = Arc::new(Layers::open(&folder, sources, registries, trusted, common)?);

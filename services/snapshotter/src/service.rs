@@ -8,6 +8,7 @@ use futures_util::{Stream, stream};
 use prost_types::Timestamp;
 use tonic::{Code, Request, Response, Status};
 
+use crate::error::with_causes;
 use crate::lazy::{Lazy, chain_of};
 use crate::proto::snapshots::v1 as messages;
 use crate::proto::types;
@@ -54,7 +55,7 @@ impl Service {
         let image = format!("{}/{}", wanted.host, wanted.name);
         let layer = wanted.layer.clone();
         let Err(error) = self.lazy.prepare(wanted.clone(), parent, labels).await else { return Ok(name) };
-        let (reason, detail) = (error.reason().to_owned(), error.to_string());
+        let (reason, detail) = (error.reason().to_owned(), with_causes(&error));
         let why = Ordinary { image, layer, reason, detail };
         if let (true, Some(namespace), Ok(below)) = (error.is_gap(), namespace, parent.map(chain_of).transpose()) {
             let (parent, namespace) = (parent.map(str::to_owned), namespace.to_owned());
@@ -69,17 +70,17 @@ impl Service {
         Err(Some(why))
     }
 
-    /// Unpacks a layer of a lazy image that has no twin, and tells whether that is done.
+    /// Unpacks a layer of a lazy image that cannot be lazy, and tells whether that is done.
     async fn unpack(&self, job: Job) -> bool {
         let (image, layer, reason) = (job.why.image.clone(), job.why.layer.clone(), job.why.detail.clone());
         match self.unpacker.unpack(job).await {
             Ok(()) => {
-                tracing::info!(image, %layer, reason, "a layer without a twin was unpacked");
+                tracing::info!(image, %layer, reason, "a layer that cannot be lazy was unpacked alone");
                 true
             }
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
-                tracing::warn!(image, %layer, error, "a layer without a twin could not be unpacked");
+                tracing::warn!(image, %layer, error, "a layer that cannot be lazy could not be unpacked alone");
                 false
             }
         }
@@ -116,13 +117,7 @@ fn status(call: &'static str, error: &SnapshotError) -> Status {
             Code::Internal
         }
     };
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    Status::new(code, text)
+    Status::new(code, with_causes(error))
 }
 
 #[tonic::async_trait]

@@ -67,4 +67,9 @@ impl Moment {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Self(i64::try_from(since.as_secs()).unwrap_or(i64::MAX), i32::try_from(since.subsec_nanos()).unwrap_or(0))
     }
+
+    /// Returns the whole seconds since another moment, itself in seconds since 1970; 0 if this one is earlier.
+    pub(crate) fn seconds_since(self, earlier: i64) -> u64 {
+        u64::try_from(self.0.saturating_sub(earlier)).unwrap_or(0)
+    }
 }

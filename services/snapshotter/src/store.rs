@@ -18,6 +18,11 @@ const SNAPSHOTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("snapsh
 const CHILDREN: MultimapTableDefinition<'_, &str, &str> = MultimapTableDefinition::new("children");
 /// The id of the next snapshot.
 const NEXT_ID: TableDefinition<'_, (), u64> = TableDefinition::new("next_id");
+/// Ids go on from the seconds since then (2026), also in a database that is new, or a copy of an earlier one: mounts that outlived the
+/// one before know its snapshots by theirs.
+const IDS_SINCE: i64 = 1_767_225_600;
+/// Where the clock is no help. Inode numbers have room for twice as many.
+const LAST_BY_CLOCK: u64 = 1 << 31;
 
 /// The rows of all snapshots.
 #[derive(Debug)]
@@ -145,7 +150,8 @@ impl Change {
 
     fn next_id(&self) -> Result<u64, SnapshotError> {
         let mut table = self.0.open_table(NEXT_ID).map_err(database)?;
-        let id = table.get(()).map_err(database)?.map_or(1, |id| id.value());
+        let next = table.get(()).map_err(database)?.map_or(1, |id| id.value());
+        let id = next.max(Moment::now().seconds_since(IDS_SINCE).min(LAST_BY_CLOCK));
         table.insert((), id + 1).map_err(database)?;
         Ok(id)
     }
@@ -361,4 +367,25 @@ fn parents_of(
         next = parent.parent;
     }
     Ok(parents)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(folder: &Path, names: &[&str]) -> Vec<u64> {
+        let store = Store::open(&folder.join("metadata.db")).unwrap();
+        let make = |name: &&str| store.create(name, Kind::Active, None, Labels::default(), None, |_| Ok(()));
+        names.iter().map(|name| make(name).unwrap().row.id).collect()
+    }
+
+    #[test]
+    fn ids_go_on_in_a_new_database() {
+        let folder = tempfile::tempdir().unwrap();
+        let before = Moment::now().seconds_since(IDS_SINCE);
+        let first = ids(folder.path(), &["a", "b"]);
+        assert!(first[0] >= before && first[1] > first[0], "{first:?}");
+        let again = ids(folder.path(), &["c"]);
+        assert!(again[0] > first[1], "{again:?}");
+    }
 }

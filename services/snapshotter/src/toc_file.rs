@@ -17,7 +17,8 @@ use upstream::UpstreamError;
 
 use crate::layer::{OpenError, ReadError, Source};
 use crate::layers::LayerError;
-use crate::tree::{Builder, Tree, TreeError};
+use crate::memory::Share;
+use crate::tree::{Builder, Tree};
 use growing::Growth;
 
 pub(crate) use growing::Growing;
@@ -83,14 +84,15 @@ impl TocFile {
     ///
     /// # Errors
     /// See [`LayerError`].
-    pub(crate) async fn extract(self, source: &Source) -> Result<(), LayerError> {
-        let packed = source.toc_members().await.map_err(|error| match error {
+    pub(crate) async fn extract(self, source: &Source, folder: &Path) -> Result<(), LayerError> {
+        let members = async { source.toc_members(source.toc_offset().await?, folder).await };
+        let packed = members.await.map_err(|error| match error {
             ReadError::Upstream(error) => LayerError::Upstream(error),
             other => LayerError::Upstream(UpstreamError::Protocol { what: other.to_string() }),
         })?;
         telemetry::blocking(move || {
             let mut extract = Extract { out: Writer::new(self, false)?, is_toc: false };
-            let plain = BufReader::new(MultiGzDecoder::new(&packed[..]));
+            let plain = BufReader::new(MultiGzDecoder::new(BufReader::new(packed)));
             match walk(plain, &mut extract, &Limits::default()) {
                 Ok(_) => Ok(extract.out.finish()?),
                 Err(WalkError::Sink(error) | WalkError::Input(error)) => Err(error.into()),
@@ -115,35 +117,43 @@ pub(crate) fn settle(folder: &Path) -> io::Result<()> {
 }
 
 /// Reads the TOC in a file into a tree, if it is the one that `expected` names. One thread unpacks, hashes and parses it, the other
-/// one builds of what comes: it is nowhere in memory whole.
+/// one builds of what comes: it is nowhere in memory whole. `share` grows with the tree.
 ///
 /// # Errors
 /// See [`OpenError`].
-pub(crate) fn read(path: &Path, expected: &Digest) -> Result<Tree, OpenError> {
+pub(crate) fn read(path: &Path, expected: &Digest, share: &mut Share) -> Result<Tree, OpenError> {
     let io = |source| OpenError::Io { path: path.to_owned(), source };
-    from(File::open(path).map_err(io)?, path, expected)
+    from(File::open(path).map_err(io)?, path, expected, share)
 }
 
 /// Reads the TOC that is on its way to a folder, as [`read`] does.
 ///
 /// # Errors
 /// See [`OpenError`]; [`OpenError::Io`] where it does not come.
-pub(crate) fn read_new(growing: Growing, folder: &Path, expected: &Digest) -> Result<Tree, OpenError> {
-    from(growing, &folder.join(NEW), expected)
+pub(crate) fn read_new(
+    growing: Growing,
+    folder: &Path,
+    expected: &Digest,
+    share: &mut Share,
+) -> Result<Tree, OpenError> {
+    from(growing, &folder.join(NEW), expected, share)
 }
 
-fn from(file: impl Read + Send, path: &Path, expected: &Digest) -> Result<Tree, OpenError> {
+fn from(file: impl Read + Send, path: &Path, expected: &Digest, share: &mut Share) -> Result<Tree, OpenError> {
     let io = |source| OpenError::Io { path: path.to_owned(), source };
     let (sender, batches) = mpsc::sync_channel(BATCHES);
     let (tree, parsed) = std::thread::scope(|scope| {
         let parsing = scope.spawn(move || parse(file, sender));
         let mut builder = Builder::new();
-        let built = batches.into_iter().flatten().try_for_each(|entry: TocEntry| builder.add(&entry));
-        (built.and_then(|()| builder.finish()), parsing.join())
+        let built = batches.into_iter().try_for_each(|batch: Vec<TocEntry>| {
+            batch.iter().try_for_each(|entry| builder.add(entry))?;
+            Ok(share.resize(builder.bytes())?)
+        });
+        (built.and_then(|()| Ok(builder.finish()?)), parsing.join())
     });
     match parsed {
         Ok(Ok((found, _))) if found != *expected => Err(OpenError::Damaged { path: path.to_owned() }),
-        Ok(Ok((_, told))) => told.map_err(TreeError::from).and(tree).map_err(OpenError::from),
+        Ok(Ok((_, told))) => told.map_err(|error| OpenError::Tree(error.into())).and(tree),
         Ok(Err(error))
             if matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof | ErrorKind::Other) =>
         {

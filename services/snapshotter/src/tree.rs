@@ -23,6 +23,9 @@ pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
 /// The most packed bytes behind a chunk that are fetched with it: headers of files that have no bytes.
 const LARGEST_REST: u64 = 16 << 20;
 
+/// What an extended attribute takes beside its letters.
+const XATTR: usize = 64;
+
 const TYPE: u32 = 0o170_000;
 const DIRECTORY: u32 = 0o040_000;
 const REGULAR: u32 = 0o100_000;
@@ -137,10 +140,10 @@ impl Chunk {
         u64::from(self.size).next_multiple_of(PAGE)
     }
 
-    /// Returns an offset of the blob behind the last byte that is needed: deflate makes nothing much longer.
+    /// Returns an offset of the blob behind the last byte that is needed: no byte takes more than nine bits (RFC 1951, 3.2.6).
     fn bound(&self) -> u64 {
         let plain = u64::from(self.inner) + u64::from(self.size);
-        self.offset + plain + plain / 1024 + 1024
+        self.offset + plain + plain / 8 + 1024
     }
 }
 
@@ -153,6 +156,21 @@ impl Tree {
     /// Returns how many of the first chunks the layer's author wants to be fetched early (stargz-snapshotter, "Prefetch landmark").
     pub(crate) const fn prefetched(&self) -> u32 {
         self.prefetched
+    }
+
+    /// Returns about how many bytes of memory it takes.
+    pub(crate) fn bytes(&self) -> u64 {
+        let xattrs = self.xattrs.iter().flat_map(|(_, xattrs)| xattrs);
+        let xattrs: usize = xattrs.map(|(name, value)| name.len() + value.len() + XATTR).sum();
+        self.array_bytes() + xattrs as u64
+    }
+
+    /// Returns the same without extended attributes.
+    fn array_bytes(&self) -> u64 {
+        let Self { text, names, inodes, chunks, implied, .. } = self;
+        let fixed = names.capacity() * size_of::<Name>() + inodes.capacity() * size_of::<Inode>();
+        (fixed + chunks.capacity() * size_of::<Chunk>() + implied.capacity() * size_of::<u32>() + text.capacity())
+            as u64
     }
 
     /// Returns how many inodes there are.
@@ -332,8 +350,10 @@ impl Tree {
         let run = &self.chunks[chunks.start as usize..chunks.end as usize];
         let start = run.first().map_or(0, |chunk| chunk.offset);
         let Some(last) = run.last() else { return start..start };
-        // What follows in the blob begins a member of its own.
-        match self.behind(last.offset).or(end) {
+        // What follows in the blob begins a member of its own, and its own may have more of them.
+        let next = self.chunks.partition_point(|chunk| chunk.offset <= last.offset);
+        let last = &self.chunks[next - 1];
+        match self.chunks.get(next).map(|chunk| chunk.offset).or(end) {
             Some(behind) => start..behind.min(last.bound() + LARGEST_REST),
             None => start..last.bound(),
         }

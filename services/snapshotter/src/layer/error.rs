@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use upstream::UpstreamError;
 
+use crate::memory::Full;
 use crate::tree::TreeError;
 
 /// Why bytes of a layer cannot be read.
@@ -57,4 +58,7 @@ pub(crate) enum OpenError {
     /// Its TOC makes no tree.
     #[error(transparent)]
     Tree(#[from] TreeError),
+    /// There is no memory for its tree.
+    #[error(transparent)]
+    Memory(#[from] Full),
 }

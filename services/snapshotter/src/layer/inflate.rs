@@ -1,6 +1,7 @@
 //! Unpacks one chunk out of its gzip member.
 
-use std::io::{self, Read};
+use std::fs::File;
+use std::io::{self, BufReader, Read, Take};
 
 use flate2::bufread::MultiGzDecoder;
 
@@ -9,7 +10,10 @@ const LARGEST_REST: u64 = 64 << 20;
 
 /// The most plain bytes of members that hold no chunk: of those before the first one, and of a TOC's.
 pub(super) const LARGEST_HEAD: u64 = 256 << 20;
-pub(super) const LARGEST_TOC: u64 = 1 << 30;
+const LARGEST_TOC: u64 = 1 << 30;
+
+/// The tar of a TOC.
+pub(super) type Toc = Take<MultiGzDecoder<BufReader<File>>>;
 
 /// What is unpacked of a member.
 #[derive(Debug)]
@@ -47,9 +51,17 @@ pub(super) fn chunk(packed: &[u8], inner: u32, size: u32, next: Option<u32>, is_
     Ok(Unpacked { before, payload, rest: is_whole.then_some(rest) })
 }
 
+/// Returns a reader of the tar in members that hold a TOC. Longer ones than any it ends early: they make another tar.
+pub(super) fn toc(packed: File) -> Toc {
+    MultiGzDecoder::new(BufReader::new(packed)).take(LARGEST_TOC)
+}
+
 /// Returns the plain bytes of the members in `packed`, at most so many.
 pub(super) fn members(packed: &[u8], most: u64) -> io::Result<Vec<u8>> {
     let mut plain = Vec::new();
+    if packed.is_empty() {
+        return Ok(plain);
+    }
     MultiGzDecoder::new(packed).take(most + 1).read_to_end(&mut plain)?;
     if plain.len() as u64 > most {
         return Err(io::Error::other("members without chunks are too long"));

@@ -6,9 +6,10 @@ use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 
 use api::{Digest, TarTail};
-use estargz::footer::FOOTER_SIZE;
+use bytes::Bytes;
 use futures_util::{TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 use upstream::UpstreamError;
 
 use super::replay::Replayed;
@@ -18,6 +19,9 @@ use crate::wanted::chain_id;
 
 /// Bytes of the blob that are fetched at once in the background.
 const RUN: u64 = 4 << 20;
+
+/// Heads of layers that are unpacked at once: one may be large.
+static HEADS: Semaphore = Semaphore::const_new(1);
 
 /// The most zeros that a tar ends with, where somebody else says so.
 const MOST_ZEROS: u64 = 1 << 30;
@@ -122,8 +126,7 @@ impl Layer {
         if !self.data.rests.has(0) {
             idle(0).await?;
             let first = self.tree.chunks().first().map_or(end, |chunk| chunk.offset);
-            let head = if first == 0 { Vec::new() } else { self.plain(0..first, inflate::LARGEST_HEAD).await? };
-            self.data.rests.put(0, &head)?;
+            self.bring_head(first).await?;
         }
         let idle = &idle;
         let runs = stream::iter(self.missing_runs().map(Ok));
@@ -157,15 +160,12 @@ impl Layer {
     pub(crate) async fn prove(self: &Arc<Self>, expected: &Expected) -> Result<Proof, ReadError> {
         let end_of_twin = match expected.tail {
             // The TOC is part of this tar, and its header is nowhere else.
-            None => {
-                let end = self.end().await?;
-                self.plain(end..self.size - FOOTER_SIZE as u64, inflate::LARGEST_TOC).await?
-            }
-            Some(_) => Vec::new(),
+            None => Some(self.sources.first().toc_members(self.end().await?, &self.folder).await?),
+            Some(_) => None,
         };
         let (layer, expected) = (Arc::clone(self), expected.clone());
         let prove = move || {
-            let found = layer.replay(&expected, &end_of_twin)?;
+            let found = layer.replay(&expected, end_of_twin)?;
             Ok(layer.remember(&expected, &found)?)
         };
         telemetry::blocking(prove).await
@@ -209,10 +209,17 @@ impl Layer {
         Ok(*self.end.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(end))
     }
 
-    /// Fetches members that hold no chunk and unpacks them, to so many bytes at most.
-    async fn plain(&self, range: Range<u64>, most: u64) -> Result<Vec<u8>, ReadError> {
-        let packed = self.sources.first().bytes(range).await?;
-        let plain = telemetry::blocking(move || inflate::members(&packed, most)).await;
-        plain.map_err(|_| ReadError::Upstream(UpstreamError::Protocol { what: "a gzip member is broken".into() }))
+    /// Fetches what lies before the first chunk, which begins at `first`.
+    async fn bring_head(self: &Arc<Self>, first: u64) -> Result<(), ReadError> {
+        let packed = if first == 0 { Bytes::new() } else { self.sources.first().bytes(0..first).await? };
+        // Never closed.
+        let _alone = HEADS.acquire().await;
+        let layer = Arc::clone(self);
+        let keep = move || {
+            let broken = |_| ReadError::Upstream(UpstreamError::Protocol { what: "a gzip member is broken".into() });
+            let plain = inflate::members(&packed, inflate::LARGEST_HEAD).map_err(broken)?;
+            Ok(layer.data.rests.put(0, &plain)?)
+        };
+        telemetry::blocking(keep).await
     }
 }

@@ -1,6 +1,6 @@
 //! Replays the tar that a layer's bytes make: what it hashes to, and whether unpacking it leaves what the TOC tells.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufRead, BufWriter, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -10,12 +10,14 @@ use estargz::tar::{BLOCK, Limits, Meta, Sink, TarError, WalkError, walk};
 use estargz::tree::Plan;
 use estargz::{EntryType, TOC_NAME, TocEntry, listing};
 
+use super::inflate::{self, Toc};
 use super::proof::Expected;
+use super::source::nameless;
 use super::{Layer, ReadError};
 use crate::tree::{Builder, Chunk, Difference, Tree, TreeError, WHITEOUT};
 
-/// Zeros that are made at once.
-const ZEROS: usize = 256 << 10;
+/// Zeros that are made at once, and bytes of a TOC's tar.
+const AT_ONCE: u64 = 256 << 10;
 
 /// What a layer's bytes came out as.
 #[derive(Debug)]
@@ -54,11 +56,11 @@ impl Layer {
     ///
     /// # Errors
     /// The disk's, or that a piece is not here.
-    pub(super) fn replay(&self, expected: &Expected, end_of_twin: &[u8]) -> Result<Replayed, ReadError> {
+    pub(super) fn replay(&self, expected: &Expected, end_of_twin: Option<File>) -> Result<Replayed, ReadError> {
         // A source's tar has no landmark: header, one byte and padding.
         let skip = if expected.tail.is_some() { 2 * BLOCK } else { 0 };
         let end = match &expected.tail {
-            None => End::Twin(end_of_twin),
+            None => end_of_twin.map_or(End::Zeros(0), |packed| End::Twin(Box::new(inflate::toc(packed)))),
             Some(TarTail::Bytes(hex)) => End::Bytes(hex::decode(hex).map_err(io::Error::other)?),
             Some(TarTail::Zeros(count)) => End::Zeros(*count),
         };
@@ -84,9 +86,9 @@ impl Layer {
 }
 
 /// What a tar ends with. It is walked as all else: what a lying proxy hides in it comes to light.
-enum End<'a> {
+enum End {
     /// The TOC and what is behind it.
-    Twin(&'a [u8]),
+    Twin(Box<Toc>),
     Bytes(Vec<u8>),
     /// So many zeros.
     Zeros(u64),
@@ -95,7 +97,7 @@ enum End<'a> {
 /// The plain bytes of a tar, hashed as they are read.
 struct Plain<'a> {
     layer: &'a Layer,
-    end: End<'a>,
+    end: End,
     hash: Hasher,
     /// Bytes that are still to be passed over.
     skip: usize,
@@ -119,7 +121,7 @@ enum Step {
 }
 
 impl<'a> Plain<'a> {
-    fn new(layer: &'a Layer, skip: usize, end: End<'a>) -> Self {
+    fn new(layer: &'a Layer, skip: usize, end: End) -> Self {
         Self {
             layer,
             end,
@@ -161,11 +163,20 @@ impl<'a> Plain<'a> {
                 (self.piece, self.end) = match std::mem::replace(&mut self.end, End::Zeros(0)) {
                     End::Zeros(0) => return Ok(false),
                     End::Zeros(count) => {
-                        let now = count.min(ZEROS as u64);
+                        let now = count.min(AT_ONCE);
                         (vec![0; now as usize], End::Zeros(count - now))
                     }
                     End::Bytes(bytes) => (bytes, End::Zeros(0)),
-                    End::Twin(bytes) => (bytes.to_vec(), End::Zeros(0)),
+                    End::Twin(mut toc) => {
+                        let mut piece = Vec::new();
+                        let read = toc.by_ref().take(AT_ONCE).read_to_end(&mut piece);
+                        let broken =
+                            |error| io::Error::other(format!("the gzip members of the TOC are broken: {error}"));
+                        match read.map_err(broken)? {
+                            0 => return Ok(false),
+                            _ => (piece, End::Twin(toc)),
+                        }
+                    }
                 };
                 Step::End
             }
@@ -209,10 +220,8 @@ struct Recorder {
 
 impl Recorder {
     fn new(folder: &Path) -> io::Result<Self> {
-        let path = folder.join("replay");
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
         // Whatever happens, nothing is left of it.
-        fs::remove_file(&path)?;
+        let file = nameless(folder, "replay")?;
         let tree = estargz::tree::Tree::new(Limits::default().entries);
         Ok(Self { tree, out: BufWriter::new(file), entries: Vec::new(), end: 0, at: 0 })
     }

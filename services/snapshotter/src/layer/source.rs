@@ -1,21 +1,27 @@
 //! [`Source`]: where the bytes of a twin come from; [`Sources`]: all places that have them.
 
+use std::fs::{self, File};
+use std::io::{self, Seek, Write};
 use std::ops::Range;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use api::{Digest, RepositoryName};
 use bytes::{Bytes, BytesMut};
 use estargz::footer::{self, FOOTER_SIZE};
-use upstream::{Client, UpstreamError};
+use upstream::{BlobBody, Client, UpstreamError};
 
 use super::ReadError;
+use crate::error::with_causes;
 use crate::layers::{Clients, Via};
 
 /// The most places that a layer's bytes come from.
 const MOST: usize = 8;
-/// The most of a blob that is held in memory at once: a large TOC.
-const LARGEST_PIECE: u64 = 256 << 20;
+/// The most of a blob that is held in memory at once: what lies before a layer's first file.
+const LARGEST_PIECE: u64 = 64 << 20;
+/// The longest TOC, packed.
+const LARGEST_TOC: u64 = 256 << 20;
 /// How long a piece of a blob may take, beside what its bytes take at the slowest.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes a second.
@@ -47,57 +53,99 @@ impl Source {
 
     /// Returns whom to ask. Not kept: credentials change.
     pub(crate) fn client(&self) -> Result<Client, UpstreamError> {
-        self.clients.of(self.via, &self.host).map_err(|error| UpstreamError::Protocol { what: chain(&error) })
+        self.clients.of(self.via, &self.host).map_err(|error| UpstreamError::Protocol { what: with_causes(&error) })
     }
 
     /// Returns a range of the blob.
     pub(super) async fn bytes(&self, range: Range<u64>) -> Result<Bytes, ReadError> {
-        let expected = range.end - range.start;
-        if expected > LARGEST_PIECE {
-            let what = format!("{expected} bytes without a file's; the most is {LARGEST_PIECE}");
-            return Err(UpstreamError::Protocol { what }.into());
-        }
-        let fetched = tokio::time::timeout(patience(expected), self.piece(range)).await;
+        let gather = async {
+            let mut piece = self.piece(&range, LARGEST_PIECE).await?;
+            let mut bytes = BytesMut::new();
+            while let Some(next) = piece.next().await? {
+                bytes.extend_from_slice(&next);
+            }
+            Ok(bytes.freeze())
+        };
+        let fetched = tokio::time::timeout(patience(range.end - range.start), gather).await;
         fetched.unwrap_or(Err(UpstreamError::Timeout.into()))
     }
 
-    async fn piece(&self, range: Range<u64>) -> Result<Bytes, ReadError> {
+    /// Asks for a range of the blob, of so many bytes at most.
+    async fn piece(&self, range: &Range<u64>, most: u64) -> Result<Piece, ReadError> {
         let expected = range.end - range.start;
-        let mut answer = self.client()?.blob(&self.name, &self.blob, Some(range.clone())).await?;
-        // Who does not know ranges sends it all.
-        let mut skip = if answer.range.is_some() { 0 } else { range.start };
-        let mut bytes = BytesMut::new();
-        while (bytes.len() as u64) < expected {
-            let Some(next) = answer.body.chunk().await? else {
-                return Err(UpstreamError::Truncated { expected, received: bytes.len() as u64 }.into());
-            };
-            let passed = skip.min(next.len() as u64);
-            skip -= passed;
-            bytes.extend_from_slice(&next[passed as usize..]);
+        if expected > most {
+            let what = format!("{expected} bytes without a file's; the most is {most}");
+            return Err(UpstreamError::Protocol { what }.into());
         }
-        bytes.truncate(expected as usize);
-        Ok(bytes.freeze())
+        let answer = self.client()?.blob(&self.name, &self.blob, Some(range.clone())).await?;
+        // Who does not know ranges sends it all.
+        let skip = if answer.range.is_some() { 0 } else { range.start };
+        Ok(Piece { body: answer.body, skip, expected, received: 0 })
     }
 
     /// Returns where the TOC begins in the blob.
-    pub(super) async fn toc_offset(&self) -> Result<u64, ReadError> {
+    pub(crate) async fn toc_offset(&self) -> Result<u64, ReadError> {
         let wrong = || ReadError::Upstream(UpstreamError::Protocol { what: "the blob has no eStargz footer".into() });
         let start = self.size.checked_sub(FOOTER_SIZE as u64).ok_or_else(wrong)?;
         let footer = self.bytes(start..self.size).await?;
         footer::parse(&footer).filter(|end| *end < start).ok_or_else(wrong)
     }
 
-    /// Returns the gzip members that hold the TOC.
-    pub(crate) async fn toc_members(&self) -> Result<Bytes, ReadError> {
-        let start = self.toc_offset().await?;
-        self.bytes(start..self.size - FOOTER_SIZE as u64).await
+    /// Returns the gzip members that hold the TOC, which begin at `start`, in a file in `folder` that has no name any more.
+    pub(crate) async fn toc_members(&self, start: u64, folder: &Path) -> Result<File, ReadError> {
+        let range = start..self.size - FOOTER_SIZE as u64;
+        let folder = folder.to_owned();
+        let gather = async {
+            let mut piece = self.piece(&range, LARGEST_TOC).await?;
+            let mut file = telemetry::blocking(move || nameless(&folder, "members")).await?;
+            while let Some(next) = piece.next().await? {
+                file = telemetry::blocking(move || file.write_all(&next).map(|()| file)).await?;
+            }
+            file.rewind()?;
+            Ok(file)
+        };
+        let fetched = tokio::time::timeout(patience(range.end - range.start), gather).await;
+        fetched.unwrap_or(Err(UpstreamError::Timeout.into()))
     }
 }
 
-/// Returns an error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+/// A range of a blob on its way.
+struct Piece {
+    body: BlobBody,
+    /// Bytes before it that come nevertheless.
+    skip: u64,
+    expected: u64,
+    received: u64,
+}
+
+impl Piece {
+    /// Returns what comes next of it; `None` once that is all.
+    async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
+        let Self { expected, received, .. } = *self;
+        if received == expected {
+            return Ok(None);
+        }
+        let Some(mut next) = self.body.chunk().await? else {
+            return Err(UpstreamError::Truncated { expected, received }.into());
+        };
+        let passed = self.skip.min(next.len() as u64);
+        self.skip -= passed;
+        drop(next.split_to(passed as usize));
+        next.truncate((expected - received).min(next.len() as u64) as usize);
+        self.received += next.len() as u64;
+        Ok(Some(next))
+    }
+}
+
+/// Makes a file in a folder that is gone with whoever has it open.
+///
+/// # Errors
+/// The system's.
+pub(super) fn nameless(folder: &Path, name: &str) -> io::Result<File> {
+    let path = folder.join(name);
+    let file = File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
+    fs::remove_file(&path)?;
+    Ok(file)
 }
 
 /// All places that have the bytes of a twin, first where they are asked next.

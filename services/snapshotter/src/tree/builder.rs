@@ -9,7 +9,7 @@ use estargz::{EntryType, NO_PREFETCH_LANDMARK, PREFETCH_LANDMARK, TOC_NAME, TocE
 
 use super::{
     BLOCK, CHARACTER, Chunk, DIRECTORY, FIFO, Inode, Name, OPAQUE, PAGE, REGULAR, ROOT, SYMLINK, TYPE, Tree, TreeError,
-    Xattr,
+    XATTR, Xattr,
 };
 
 /// How the name of a whiteout begins, and the whole name of the one that hides all of a folder.
@@ -30,8 +30,8 @@ const MOST_INNER: u64 = 8 << 20;
 const MOST_INODES: u32 = 8_000_000;
 const MOST_IMPLIED: usize = 64 << 20;
 const MOST_XATTRS: usize = 256 << 20;
-/// What an attribute takes beside its letters.
-const XATTR: usize = 64;
+/// What a key of the index takes.
+const KEY: usize = 17;
 
 /// Makes a tree of entries that are added in the order of a TOC.
 pub(crate) struct Builder {
@@ -87,6 +87,12 @@ impl Builder {
             links: Vec::new(),
             file: None,
         }
+    }
+
+    /// Returns about how many bytes of memory it takes so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        let beside = self.index.capacity() * KEY + self.xattr_bytes + self.implied_bytes;
+        self.tree.array_bytes() + beside as u64
     }
 
     /// Adds an entry.

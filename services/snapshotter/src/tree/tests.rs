@@ -89,7 +89,7 @@ fn bytes_are_found_in_their_chunks() {
     assert_eq!(tree.span(0..2, None), 100..230);
     assert_eq!(tree.span(2..3, None), 230..900);
     // Where the last member ends the TOC does not say.
-    assert_eq!(tree.span(3..4, None), 900..900 + 10 + 1024);
+    assert_eq!(tree.span(3..4, None), 900..900 + 10 + 1 + 1024);
     assert_eq!(tree.span(3..4, Some(950)), 900..950);
     assert!(tree.chunks()[3].is(b"a") == (tree.chunks()[3].size == 1));
 }
