@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::cgroup::Cgroup;
 use crate::containerd::program;
-use crate::{Node, Proc, Scratch, Snapshotter, example, run, wait, workspace};
+use crate::{Node, Proc, Registry, Scratch, Snapshotter, digest, example, run, wait, workspace};
 
 /// Nothing of a healthy test takes longer.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -26,6 +26,28 @@ pub struct Cri {
 }
 
 impl Cri {
+    /// Pushes an image that holds pods, and returns its reference.
+    ///
+    /// # Errors
+    /// The registry takes no pushes.
+    pub fn push_pause(registry: &Registry) -> Result<String> {
+        const NAME: &str = "team/pause";
+        registry.push("tiny", NAME, "base")?;
+        let mut manifest = registry.document(NAME, "manifests/base")?;
+        let config = manifest["config"]["digest"].as_str().context("config")?;
+        let mut config = registry.document(NAME, &format!("blobs/{config}"))?;
+        config["config"]["Cmd"] = json!(["/bin/sleep", "86400"]);
+        let config = config.to_string();
+        let digest = digest(config.as_bytes());
+        manifest["config"]["size"] = config.len().into();
+        manifest["config"]["digest"] = digest.as_str().into();
+        registry.put_blob(NAME, &digest, config.into())?;
+        let media_type =
+            manifest["mediaType"].as_str().unwrap_or("application/vnd.oci.image.manifest.v1+json").to_owned();
+        registry.put_manifest(NAME, "latest", &media_type, manifest.to_string().into())?;
+        Ok(format!("{}/{NAME}:latest", registry.at()))
+    }
+
     /// Starts the machine's containerd as `docs/examples/snapshotter/containerd.toml` says; `pause` is the image that pods are held
     /// by.
     ///

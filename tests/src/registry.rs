@@ -92,6 +92,16 @@ impl Registry {
         answer.header("docker-content-digest").with_context(|| format!("{path}: {}", answer.status))
     }
 
+    /// Returns a manifest or a config, which is at `path` of a repository, as in `manifests/latest`.
+    ///
+    /// # Errors
+    /// The registry does not know it, or wants a login.
+    pub fn document(&self, repository: &str, path: &str) -> Result<serde_json::Value> {
+        let (path, accept) =
+            (format!("/v2/{repository}/{path}"), ("accept".to_owned(), web::MANIFEST_TYPES.to_owned()));
+        web::request(&self.node, self.at, "GET", &path, &[accept])?.json()
+    }
+
     /// Copies an image of the test images' OCI layout to this registry, under `repository:tag`.
     ///
     /// # Errors

@@ -1,6 +1,9 @@
 //! The snapshotter under containerd 1.7 and 2, alone and under Docker and CRI.
 
-use e2e::{Client, Containerd, Cri, Docker, Images, Node, Snapshotter, Stage, Transport, example, run, web};
+use e2e::{
+    Client, Containerd, Cri, Docker, Images, Node, Registry, RegistryOptions, Snapshotter, Stage, Transport, example,
+    run, web,
+};
 
 use crate::{REPOSITORY, debian13, runs};
 
@@ -72,14 +75,20 @@ fn containerd_2_starts_lazily() {
 #[test]
 fn a_kubelet_on_containerd_2_starts_lazily() {
     let world = World::start();
-    // Whatever runs for a while holds a pod; the image under test does.
-    let pause = format!("{}/library/tiny:latest", world.stage.registry.at());
+    let options = RegistryOptions { empty: true, ..RegistryOptions::default() };
+    let pauses = Registry::start_with(&Node::Machine, &options).unwrap();
+    let pause = Cri::push_pause(&pauses).unwrap();
     let cri = Cri::start_2(&world.snapshotter, &pause, &Images::containerd2().unwrap()).unwrap();
     let reference = world.reference();
     run(cri.crictl().args(["pull", &reference])).unwrap();
     let digests = cri.digests(&reference).unwrap();
     assert!(digests.iter().any(|known| known.ends_with(&world.digest)), "{digests:?}");
-    world.assert_lazy();
+    let said = cri.run(&reference, &["python3", "-c", "print(6 * 7)"]);
+    assert_eq!(said.unwrap(), "42", "{}\n{}", world.snapshotter.log(), cri.log());
+    // Not the pause image: its registry has no proxy.
+    let log = world.snapshotter.log();
+    assert!(log.contains("before it is here"), "{log}");
+    assert!(!log.lines().any(|line| line.contains("ordinary way") && line.contains(REPOSITORY)), "{log}");
     world.assert_thrifty();
     // The kubelet is told a place that there is.
     assert_eq!(cri.images_on_disk().unwrap().0, world.snapshotter.root());

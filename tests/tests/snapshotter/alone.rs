@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::altered::{self, gunzip, with_other_toc};
 use crate::bench::Bench;
 use crate::compressed::gzip;
-use crate::lazy::{BULKY, World, document, push_bulky};
+use crate::lazy::{BULKY, World, push_bulky};
 use crate::push::{self, GZIP, Layer, MANIFEST};
 use crate::tar::Tar;
 use crate::trees::{Moment, ORDINARY, top_of};
@@ -21,7 +21,7 @@ use crate::trees::{Moment, ORDINARY, top_of};
 const REPOSITORY: &str = "team/own";
 const TOC_DIGEST: &str = "containerd.io/snapshot/stargz/toc.digest";
 /// Whoever may push is trusted until a layer is proven.
-const TRUST_ALL: &str = "[[registry]]\nhost = '*'\ntrusted = ['*']\n";
+pub(crate) const TRUST_ALL: &str = "[[registry]]\nhost = '*'\ntrusted = ['*']\n";
 
 /// Pulls an image, has the reference converter make eStargz of it, and pushes that under the tag `own`.
 fn convert(containerd: &Containerd, registry: &Registry, repository: &str, login: Option<&str>) -> String {
@@ -62,7 +62,7 @@ fn an_estargz_image_is_lazy_without_a_proxy() {
     assert_eq!(said.unwrap(), "42", "{}", bench.snapshotter.log());
     bench.assert_lazy();
     let fetched = relay.bytes("/blobs/");
-    let manifest = document(&registry, BULKY, &format!("manifests/{digest}"));
+    let manifest = registry.document(BULKY, &format!("manifests/{digest}")).unwrap();
     let all = manifest["layers"].as_array().unwrap().iter();
     let all: u64 = all.map(|layer| layer["size"].as_u64().unwrap()).sum();
     assert!(fetched * 20 < all, "{fetched} of {all} bytes");
@@ -80,7 +80,7 @@ fn what_is_read_first_comes_early() {
     let bench = Bench::start_with(&format!("fill_after = '1h'\n{TRUST_ALL}"));
     let scratch = Scratch::new().unwrap();
     let latest = registry.digest(BULKY, "latest").unwrap();
-    let layers = document(&registry, BULKY, &format!("manifests/{latest}"))["layers"].as_array().unwrap().len();
+    let layers = registry.document(BULKY, &format!("manifests/{latest}")).unwrap()["layers"].as_array().unwrap().len();
     let first = ["bulk/71", "bulk/17"];
     let line = |path| json!({"path": path, "manifestDigest": latest, "layerIndex": layers - 1}).to_string() + "\n";
     let record = scratch.write("record.json", &first.map(line).concat()).unwrap();
@@ -337,7 +337,7 @@ fn estargz(world: &World, tag: &str, contents: &[u8]) -> Vec<u8> {
 }
 
 /// Pushes an image of a layer with a TOC and the config of another one, and returns its reference.
-fn push_own(registry: &Registry, layer: &Layer, toc: &[u8], configured: &Layer) -> String {
+pub(crate) fn push_own(registry: &Registry, layer: &Layer, toc: &[u8], configured: &Layer) -> String {
     push_own_on(registry, None, layer, toc, configured)
 }
 

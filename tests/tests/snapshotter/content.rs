@@ -51,7 +51,7 @@ fn a_layer_without_a_twin_is_unpacked_alone() {
     let begun = Moment::now();
     containerd.pull_lazily(Snapshotter::NAME, &reference).unwrap();
     let log = world.bench.snapshotter.log();
-    assert!(log.contains("a layer without a twin was unpacked") && !log.contains("ordinary way"), "{log}");
+    assert!(log.contains("a layer that cannot be lazy was unpacked alone") && !log.contains("ordinary way"), "{log}");
     assert_eq!(log.matches("before it is here").count(), 2, "{log}");
     let kept = run(containerd.ctr().args(["content", "ls", "-q"])).unwrap();
     let is_kept = layers.each_ref().map(|layer| kept.contains(&layer.digest));
@@ -105,7 +105,7 @@ fn a_kill_while_unpacking_leaves_nothing() {
     // containerd tries now and then.
     wait::until("a pull", LIMIT, || Ok(containerd.pull_lazily(Snapshotter::NAME, &reference).ok())).unwrap();
     let log = snapshotter.log();
-    assert!(log.contains("a layer without a twin was unpacked") && !log.contains("ordinary way"), "{log}");
+    assert!(log.contains("a layer that cannot be lazy was unpacked alone") && !log.contains("ordinary way"), "{log}");
     assert_eq!(unpacked(snapshotter), 1, "{log}");
 }
 
@@ -164,7 +164,17 @@ fn blobs_are_fetched_for_export_and_push() {
     let archive = scratch.join("image.tar");
     run(containerd.ctr().args(["images", "export"]).arg(&archive).arg(&reference)).unwrap();
     assert!(std::fs::metadata(archive).unwrap().len() > 100 << 20);
+    // It stays also where nothing refers to it, as with CRI's discard_unpacked_layers.
+    let manifest = world.registry.document(BULKY, &format!("manifests/{digest}")).unwrap();
+    let count = manifest["layers"].as_array().unwrap().len();
+    let unrefer = (0..count).map(|number| format!("containerd.io/gc.ref.content.l.{number}="));
+    run(containerd.ctr().args(["content", "label", &digest]).args(unrefer)).unwrap();
+    run(containerd.ctr().args(["content", "prune", "references"])).unwrap();
     assert_eq!(states(&world.bench.snapshotter.fetch_content(&reference).unwrap()), [true; 7]);
+    // For a while.
+    let leases = run(containerd.ctr().args(["leases", "ls", "-q"])).unwrap();
+    run(containerd.ctr().args(["leases", "rm", "--sync"]).args(leases.lines())).unwrap();
+    assert_eq!(states(&world.bench.snapshotter.fetch_content(&reference).unwrap()), [false; 7]);
     let unknown = format!("{:#}", world.bench.snapshotter.fetch_content("nobody.example/no/image:1").unwrap_err());
     assert!(unknown.contains("pull it first"), "{unknown}");
 }

@@ -5,30 +5,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context;
-use e2e::{Cri, Registry, is_root, run, skip, wait};
-use serde_json::json;
+use e2e::{Cri, is_root, run, skip, wait};
 
-use crate::lazy::{BULKY, World, document};
-use crate::push;
+use crate::lazy::{BULKY, World};
 
 /// Nothing of a healthy test takes longer.
 const LIMIT: Duration = Duration::from_secs(120);
-
-/// Pushes the image that holds pods, and returns its reference.
-fn push_pause(registry: &Registry) -> String {
-    registry.push("tiny", "team/pause", "base").unwrap();
-    let base = registry.digest("team/pause", "base").unwrap();
-    let mut manifest = document(registry, "team/pause", &format!("manifests/{base}"));
-    let config = format!("blobs/{}", manifest["config"]["digest"].as_str().unwrap());
-    let mut config = document(registry, "team/pause", &config);
-    config["config"]["Cmd"] = json!(["/bin/sleep", "86400"]);
-    let config = config.to_string();
-    let digest = push::blob(registry, "team/pause", config.clone().into());
-    manifest["config"] = push::descriptor(push::CONFIG, &digest, config.len());
-    manifest["mediaType"] = push::MANIFEST.into();
-    push::manifest(registry, "team/pause", "latest", push::MANIFEST, &manifest);
-    format!("{}/team/pause:latest", registry.at())
-}
 
 /// Pulled and run through CRI, by its original digest, an image starts before it is here; and many pulls of it at once fetch
 /// nothing twice.
@@ -39,7 +21,7 @@ fn a_kubelet_starts_an_image_before_it_is_here() {
     }
     let world = World::around(World::bare(), "fill_after = '1h'\n");
     world.push_bulky();
-    let pause = push_pause(&world.registry);
+    let pause = Cri::push_pause(&world.registry).unwrap();
     let (reference, digest) = world.pinned(BULKY);
     let cri = Cri::start(&world.bench.snapshotter, &pause).unwrap();
     let before = world.proxy.metric("firstlight_served_bytes_total").unwrap();

@@ -35,6 +35,14 @@ impl World {
         world.bench.containerd.pull_lazily(Snapshotter::NAME, &reference).unwrap();
         (world, reference)
     }
+
+    /// Starts a bulky world in which a reader has run: what that itself needs is here, and the first file.
+    pub(crate) fn warm(config: &str) -> (Self, String) {
+        let (world, reference) = Self::bulky(config);
+        let Bench { containerd, snapshotter, .. } = &world.bench;
+        assert_eq!(read(containerd, &reference, 0, 1).unwrap(), right(0, 1), "{}", snapshotter.log());
+        (world, reference)
+    }
 }
 
 /// Runs a reader of the files `from` to `to`.
@@ -142,9 +150,8 @@ fn an_aborted_mount_is_made_anew() {
     if !is_root() {
         return skip("an_aborted_mount_is_made_anew", "not root");
     }
-    let (mut world, reference) = World::bulky("");
+    let (mut world, reference) = World::warm("");
     let World { bench: Bench { containerd, snapshotter, .. }, .. } = &mut world;
-    assert_eq!(read(containerd, &reference, 0, 1).unwrap(), right(0, 1), "{}", snapshotter.log());
     let device = std::fs::metadata(snapshotter.layers().with_file_name("bare")).unwrap().dev();
     let control = Scratch::new().unwrap();
     rustix::mount::mount("fusectl", control.path(), "fusectl", MountFlags::empty(), None).unwrap();
@@ -210,10 +217,8 @@ fn an_evicted_twin_is_waited_for() {
     if !is_root() {
         return skip("an_evicted_twin_is_waited_for", "not root");
     }
-    let (mut world, reference) = World::bulky("read_timeout = '1s'\n");
+    let (mut world, reference) = World::warm("read_timeout = '1s'\n");
     let World { bench: Bench { containerd, snapshotter, .. }, proxy, relay, .. } = &mut world;
-    // What the reader itself needs is here after this.
-    assert_eq!(read(containerd, &reference, 0, 1).unwrap(), right(0, 1), "{}", snapshotter.log());
     let later = Fault::Status(503, vec![("retry-after".to_owned(), "1".to_owned())]);
     relay.add(Rule::new("/blobs/", later).times(6));
     assert_eq!(read(containerd, &reference, 30, 31).unwrap(), right(30, 31), "{}", snapshotter.log());
@@ -242,10 +247,8 @@ fn wrong_bytes_are_never_read() {
     if !is_root() {
         return skip("wrong_bytes_are_never_read", "not root");
     }
-    let (mut world, reference) = World::bulky("");
+    let (mut world, reference) = World::warm("");
     let World { bench: Bench { containerd, snapshotter, .. }, relay, .. } = &mut world;
-    // What the reader itself needs is here after this.
-    assert_eq!(read(containerd, &reference, 0, 1).unwrap(), right(0, 1), "{}", snapshotter.log());
     // In the middle of a file: its one request comes next.
     let inside = |number: u64| (number << 20) + (1 << 19);
     relay.add(Rule::new("/blobs/", Fault::Corrupt(inside(50))).times(1));

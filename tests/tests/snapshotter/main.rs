@@ -14,6 +14,7 @@ mod endurance;
 mod images;
 mod inodes;
 mod lazy;
+mod members;
 mod network;
 mod proof;
 #[path = "../formats/push.rs"]

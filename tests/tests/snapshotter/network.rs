@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use e2e::{Snapshotter, drop_caches, is_root, run, skip, wait};
+use e2e::{Fault, Rule, Snapshotter, drop_caches, is_root, run, skip, wait};
 
-use crate::bench::{self, Bench};
+use crate::bench::{self, Bench, Mounted};
 use crate::endurance::{read, right};
 use crate::lazy::{BULKY, World};
 use crate::push;
@@ -48,15 +48,11 @@ fn what_many_read_is_fetched_once() {
         return skip("what_many_read_is_fetched_once", "not root");
     }
     let (world, _) = World::bulky("");
-    world.bench.ctr(&["prepare", "many", &top_of(&world.bench, Snapshotter::NAME)]).unwrap();
-    let mounted = world.bench.mount("many");
+    let mounted = &prepare(&world, "many");
     let before = world.relay.bytes("/blobs/");
     std::thread::scope(|scope| {
         for reader in 0..8 {
-            let read = |number: u64| {
-                let found = std::fs::read(mounted.join(&format!("bulk/{number}"))).unwrap();
-                assert!(found == e2e::noise(number, 1 << 20), "{number}");
-            };
+            let read = |number| assert!(read_bulk(mounted, number), "{number}");
             scope.spawn(move || match reader % 2 {
                 0 => (0..100).for_each(read),
                 _ => (0..100).rev().for_each(read),
@@ -65,8 +61,81 @@ fn what_many_read_is_fetched_once() {
     });
     let fetched = world.relay.bytes("/blobs/") - before;
     assert!((100 << 20..110 << 20).contains(&fetched), "{fetched} bytes");
-    drop(mounted);
-    world.bench.ctr(&["rm", "many"]).unwrap();
+}
+
+/// What is read in order comes in requests that grow.
+#[test]
+fn what_is_read_in_order_comes_in_few_requests() {
+    if !is_root() {
+        return skip("what_is_read_in_order_comes_in_few_requests", "not root");
+    }
+    let (world, _) = World::bulky("");
+    let mounted = prepare(&world, "reader");
+    let before = world.relay.seen_at("/blobs/").len();
+    for number in 0..100 {
+        assert!(read_bulk(&mounted, number), "{number}");
+    }
+    let requests = world.relay.seen_at("/blobs/").len() - before;
+    assert!(requests <= 30, "{requests} requests for 100 files of a mebibyte");
+}
+
+/// The TOCs of all layers are asked for at the first one: none waits for another.
+#[test]
+fn the_tocs_come_side_by_side() {
+    if !is_root() {
+        return skip("the_tocs_come_side_by_side", "not root");
+    }
+    let world = World::start_with("fill_after = '1h'\n");
+    let (reference, _) = world.pinned("library/python");
+    world.relay.add(Rule::new("/_firstlight/toc/", Fault::Throttle(40_000)));
+    std::thread::scope(|scope| {
+        let pull = scope.spawn(|| world.bench.containerd.pull_lazily(Snapshotter::NAME, &reference));
+        let asked = || Ok((world.relay.seen_at("/_firstlight/toc/").len() == 6).then_some(()));
+        wait::until("a request for each TOC", LIMIT, asked).unwrap();
+        let log = world.bench.snapshotter.log();
+        assert!(!log.contains("before it is here"), "{log}");
+        pull.join().unwrap().unwrap();
+    });
+    world.assert_lazy();
+}
+
+/// While somebody waits for bytes of one layer, nothing of another one is begun in the background.
+#[test]
+fn who_waits_comes_first() {
+    /// What of its own and what was under way before comes nevertheless.
+    const MOST: usize = 2;
+    if !is_root() {
+        return skip("who_waits_comes_first", "not root");
+    }
+    let world = World::around(World::bare(), "fill_after = '0s'\n");
+    world.push_bulky();
+    let (reference, _) = world.pinned(BULKY);
+    world.relay.add(Rule::new("/blobs/", Fault::Throttle(4_000_000)));
+    world.bench.containerd.pull_lazily(Snapshotter::NAME, &reference).unwrap();
+    let mounted = prepare(&world, "reader");
+    let background = || Ok((world.bench.snapshotter.status()?["reads"]["background_bytes"] != 0).then_some(()));
+    wait::until("the background", LIMIT, background).unwrap();
+    let before = world.relay.seen().len();
+    // Backwards: what is read next is not on its way already.
+    for number in (0..20).rev() {
+        assert!(read_bulk(&mounted, number), "{number}");
+    }
+    let seen: Vec<_> = world.relay.seen().split_off(before);
+    let blobs: Vec<&str> = seen.iter().filter(|seen| seen.path.contains("/blobs/")).map(|seen| &*seen.path).collect();
+    let read = blobs.iter().max_by_key(|path| blobs.iter().filter(|other| other == path).count()).unwrap();
+    let others = blobs.iter().filter(|path| *path != read).count();
+    assert!(blobs.len() > 3 * MOST && others <= MOST, "{blobs:#?}");
+}
+
+/// Returns a mount of a new snapshot on the image that was pulled.
+fn prepare(world: &World, key: &str) -> Mounted {
+    world.bench.ctr(&["prepare", key, &top_of(&world.bench, Snapshotter::NAME)]).unwrap();
+    world.bench.mount(key)
+}
+
+/// Tells whether a file of the bulky layer is right.
+fn read_bulk(mounted: &Mounted, number: u64) -> bool {
+    std::fs::read(mounted.join(&format!("bulk/{number}"))).unwrap() == e2e::noise(number, 1 << 20)
 }
 
 /// A disk that gets full has less brought in the background, and everything that is read.
@@ -126,6 +195,27 @@ fn a_reboot_needs_no_network() {
     let tree = || Ok(world.bench.tree(Snapshotter::NAME, &layer.diff_id).ok());
     let tree = wait::until("the small layer", LIMIT, tree).unwrap();
     assert!(tree.entries.contains_key(Path::new("small")), "{tree:?}");
+}
+
+/// And so is a layer that is not all here: what is missing comes when it is read.
+#[test]
+fn after_a_reboot_the_rest_is_lazy() {
+    if !is_root() {
+        return skip("after_a_reboot_the_rest_is_lazy", "not root");
+    }
+    let (mut world, reference) = World::warm("");
+    let World { bench: Bench { containerd, snapshotter, .. }, relay, .. } = &mut world;
+    // What is here is noted when it ends.
+    snapshotter.restart().unwrap();
+    snapshotter.reboot(|| ()).unwrap();
+    bench::wait_found(containerd);
+    drop_caches().unwrap();
+    let before = relay.bytes("/blobs/");
+    assert_eq!(read(containerd, &reference, 0, 1).unwrap(), right(0, 1), "{}", snapshotter.log());
+    assert_eq!(relay.bytes("/blobs/"), before, "what was here is fetched again");
+    assert_eq!(read(containerd, &reference, 50, 52).unwrap(), right(50, 52), "{}", snapshotter.log());
+    let fetched = relay.bytes("/blobs/") - before;
+    assert!((1..10 << 20).contains(&fetched), "{fetched} bytes");
 }
 
 fn layers(world: &World) -> Vec<PathBuf> {
