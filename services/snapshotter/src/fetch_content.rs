@@ -70,9 +70,8 @@ pub async fn fetch_content(config: &Config, namespace: &str, image: &str) -> any
     let mut fetched = Fetched { image: image.to_owned(), layers: Vec::new() };
     for layer in layers(&containerd, target, media_type).await? {
         let was_there = containerd.has(&layer.digest).await?;
-        if !was_there {
-            fetch(&containerd, &sources, &name, &layer).await?;
-        }
+        // Also one that was there: only what is put is kept.
+        fetch(&containerd, &sources, &name, &layer, was_there).await?;
         let Descriptor { digest, size, .. } = layer;
         fetched.layers.push(FetchedLayer { layer: digest, size, was_there });
     }
@@ -123,8 +122,9 @@ async fn fetch(
     sources: &[Client],
     name: &RepositoryName,
     layer: &Descriptor,
+    was_there: bool,
 ) -> anyhow::Result<()> {
-    let bar = progress(layer);
+    let bar = if was_there { ProgressBar::hidden() } else { progress(layer) };
     let blob = Blob { name, digest: &layer.digest, size: layer.size };
     let mut failed = None;
     for client in sources {

@@ -122,13 +122,9 @@ impl NotLazy {
         matches!(self, Self::NoProxy { .. } | Self::Unreachable(_) | Self::NoTwin { .. })
     }
 
-    /// Tells whether other layers of the image may be lazy, and this one only has no twin, or one that cannot be mounted.
+    /// Tells whether other layers of the image are lazy, and this one only has no twin.
     pub(crate) const fn is_gap(&self) -> bool {
-        matches!(
-            self,
-            Self::NoTwin { is_gap: true, .. }
-                | Self::Layer(LayerError::Open(OpenError::Memory(_) | OpenError::Tree(_)))
-        )
+        matches!(self, Self::NoTwin { is_gap: true, .. })
     }
 
     /// Returns a word for it. A closed set: it labels metrics.

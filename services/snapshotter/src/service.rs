@@ -70,17 +70,17 @@ impl Service {
         Err(Some(why))
     }
 
-    /// Unpacks a layer of a lazy image that cannot be lazy, and tells whether that is done.
+    /// Unpacks a layer of a lazy image that has no twin, and tells whether that is done.
     async fn unpack(&self, job: Job) -> bool {
         let (image, layer, reason) = (job.why.image.clone(), job.why.layer.clone(), job.why.detail.clone());
         match self.unpacker.unpack(job).await {
             Ok(()) => {
-                tracing::info!(image, %layer, reason, "a layer that cannot be lazy was unpacked alone");
+                tracing::info!(image, %layer, reason, "a layer without a twin was unpacked alone");
                 true
             }
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
-                tracing::warn!(image, %layer, error, "a layer that cannot be lazy could not be unpacked alone");
+                tracing::warn!(image, %layer, error, "a layer without a twin could not be unpacked alone");
                 false
             }
         }

@@ -88,6 +88,7 @@ impl TocFile {
         let members = async { source.toc_members(source.toc_offset().await?, folder).await };
         let packed = members.await.map_err(|error| match error {
             ReadError::Upstream(error) => LayerError::Upstream(error),
+            ReadError::Disk(error) => LayerError::Disk(io::Error::new(error.kind(), error)),
             other => LayerError::Upstream(UpstreamError::Protocol { what: other.to_string() }),
         })?;
         telemetry::blocking(move || {

@@ -21,6 +21,8 @@ use crate::{Labels, SnapshotError, Snapshots};
 const AT_ONCE: usize = 2;
 /// How long it may take while a caller waits, who keeps others waiting behind it; after that it goes on alone.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a blob stays at least that is to be unpacked.
+const KEPT: Duration = Duration::from_secs(600);
 /// How long after the last one nobody is thought to unpack the same layer.
 const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
 /// Layers of which it is known that somebody unpacks them.
@@ -137,7 +139,8 @@ impl Unpacker {
         let Wanted { host, name, layer, chain, .. } = &job.wanted;
         let (_, client) = self.proxies.of(host).ok_or_else(|| UnpackError::NoProxy { host: host.clone() })?;
         let size = client.blob_size(name, layer).await.map_err(UnpackError::Size)?;
-        let containerd = Containerd::connect(&self.socket, &job.namespace).await?;
+        let mut containerd = Containerd::connect(&self.socket, &job.namespace).await?;
+        containerd.keep_for(patience(size) + KEPT).await?;
         let put = containerd.put(Blob { name, digest: layer, size }, &client, |_| {});
         tokio::time::timeout(patience(size), put).await.map_err(|_| UnpackError::Late)??;
         let (new, parent, why) = (key.to_owned(), job.parent.clone(), Some(job.why.clone()));

@@ -51,7 +51,7 @@ fn a_layer_without_a_twin_is_unpacked_alone() {
     let begun = Moment::now();
     containerd.pull_lazily(Snapshotter::NAME, &reference).unwrap();
     let log = world.bench.snapshotter.log();
-    assert!(log.contains("a layer that cannot be lazy was unpacked alone") && !log.contains("ordinary way"), "{log}");
+    assert!(log.contains("a layer without a twin was unpacked alone") && !log.contains("ordinary way"), "{log}");
     assert_eq!(log.matches("before it is here").count(), 2, "{log}");
     let kept = run(containerd.ctr().args(["content", "ls", "-q"])).unwrap();
     let is_kept = layers.each_ref().map(|layer| kept.contains(&layer.digest));
@@ -105,7 +105,7 @@ fn a_kill_while_unpacking_leaves_nothing() {
     // containerd tries now and then.
     wait::until("a pull", LIMIT, || Ok(containerd.pull_lazily(Snapshotter::NAME, &reference).ok())).unwrap();
     let log = snapshotter.log();
-    assert!(log.contains("a layer that cannot be lazy was unpacked alone") && !log.contains("ordinary way"), "{log}");
+    assert!(log.contains("a layer without a twin was unpacked alone") && !log.contains("ordinary way"), "{log}");
     assert_eq!(unpacked(snapshotter), 1, "{log}");
 }
 

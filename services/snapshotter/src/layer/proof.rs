@@ -6,7 +6,6 @@ use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 
 use api::{Digest, TarTail};
-use bytes::Bytes;
 use futures_util::{TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
@@ -22,6 +21,8 @@ const RUN: u64 = 4 << 20;
 
 /// Heads of layers that are unpacked at once: one may be large.
 static HEADS: Semaphore = Semaphore::const_new(1);
+/// Tars that are replayed at once: each makes a tree of its own.
+static REPLAYS: Semaphore = Semaphore::const_new(2);
 
 /// The most zeros that a tar ends with, where somebody else says so.
 const MOST_ZEROS: u64 = 1 << 30;
@@ -101,6 +102,10 @@ pub(crate) enum Proof {
     Refused,
 }
 
+fn broken() -> ReadError {
+    UpstreamError::Protocol { what: "a gzip member without a file's bytes is broken".into() }.into()
+}
+
 impl Layer {
     /// Returns what is known of the layer's tar.
     pub(crate) fn proof(&self, expected: &Expected) -> Proof {
@@ -163,10 +168,17 @@ impl Layer {
             None => Some(self.sources.first().toc_members(self.end().await?, &self.folder).await?),
             Some(_) => None,
         };
+        // Never closed.
+        let _turn = REPLAYS.acquire().await;
         let (layer, expected) = (Arc::clone(self), expected.clone());
-        let prove = move || {
-            let found = layer.replay(&expected, end_of_twin)?;
-            Ok(layer.remember(&expected, &found)?)
+        let prove = move || match layer.replay(&expected, end_of_twin) {
+            Ok(found) => Ok(layer.remember(&expected, &found)?),
+            // Only what was fetched for it is packed.
+            Err(ReadError::Disk(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                layer.sources.turn_from(&layer.sources.first());
+                Err(broken())
+            }
+            Err(error) => Err(error),
         };
         telemetry::blocking(prove).await
     }
@@ -211,13 +223,15 @@ impl Layer {
 
     /// Fetches what lies before the first chunk, which begins at `first`.
     async fn bring_head(self: &Arc<Self>, first: u64) -> Result<(), ReadError> {
-        let packed = if first == 0 { Bytes::new() } else { self.sources.first().bytes(0..first).await? };
+        if first == 0 {
+            return Ok(self.data.rests.put(0, &[])?);
+        }
+        let packed = self.sources.first().members(0..first, &self.folder).await?;
         // Never closed.
         let _alone = HEADS.acquire().await;
         let layer = Arc::clone(self);
         let keep = move || {
-            let broken = |_| ReadError::Upstream(UpstreamError::Protocol { what: "a gzip member is broken".into() });
-            let plain = inflate::members(&packed, inflate::LARGEST_HEAD).map_err(broken)?;
+            let plain = inflate::head(packed).map_err(|_| broken())?;
             Ok(layer.data.rests.put(0, &plain)?)
         };
         telemetry::blocking(keep).await

@@ -170,8 +170,7 @@ impl<'a> Plain<'a> {
                     End::Twin(mut toc) => {
                         let mut piece = Vec::new();
                         let read = toc.by_ref().take(AT_ONCE).read_to_end(&mut piece);
-                        let broken =
-                            |error| io::Error::other(format!("the gzip members of the TOC are broken: {error}"));
+                        let broken = |error| io::Error::new(io::ErrorKind::InvalidData, error);
                         match read.map_err(broken)? {
                             0 => return Ok(false),
                             _ => (piece, End::Twin(toc)),

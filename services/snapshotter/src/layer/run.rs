@@ -6,9 +6,11 @@ use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 use upstream::UpstreamError;
 
-use super::{Layer, ReadError, Wanted, inflate, source};
+use super::inflate::Plain;
+use super::{Layer, ReadError, Wanted, source};
 
 /// Chunks next to each other that one request brings.
 #[derive(Debug)]
@@ -54,9 +56,8 @@ impl Run {
         let mut next = self.chunks.start;
         layer.common.room.reserve(layer.room_of(self.chunks.clone())).await;
         let span = layer.span(self.chunks.clone());
-        let patience = source::patience(span.end - span.start);
-        let fetched = tokio::time::timeout(patience, self.fetch_all(&layer, &mut next)).await;
-        let ended = fetched.unwrap_or(Err(UpstreamError::Timeout.into()));
+        let deadline = Instant::now() + source::patience(span.end - span.start);
+        let ended = self.fetch_all(&layer, &mut next, deadline).await;
         layer.common.room.release(layer.room_of(next..self.chunks.end));
         if let Err(error) = ended {
             self.state.send_replace(State::Failed(next, error));
@@ -67,15 +68,18 @@ impl Run {
         }
     }
 
-    async fn fetch_all(&self, layer: &Arc<Layer>, next: &mut u32) -> Result<(), ReadError> {
-        let source = layer.sources.first();
-        let span = layer.span(self.chunks.clone());
-        let mut answer = source.client()?.blob(&source.name, &source.blob, Some(span.clone())).await?;
+    /// What comes has to come before the deadline; what is done with it is done to the end.
+    async fn fetch_all(&self, layer: &Arc<Layer>, next: &mut u32, deadline: Instant) -> Result<(), ReadError> {
+        let late = |_| UpstreamError::Timeout;
+        let (source, span) = (layer.sources.first(), layer.span(self.chunks.clone()));
+        let client = source.client()?;
+        let asked = client.blob(&source.name, &source.blob, Some(span.clone()));
+        let mut answer = timeout_at(deadline, asked).await.map_err(late)??;
         // Who does not know ranges sends it all.
         let mut skip = if answer.range.is_some() { 0 } else { span.start };
         let (mut packed, mut start) = (BytesMut::new(), span.start);
         while *next < self.chunks.end {
-            let Some(bytes) = answer.body.chunk().await? else {
+            let Some(bytes) = timeout_at(deadline, answer.body.chunk()).await.map_err(late)?? else {
                 let received = start + packed.len() as u64 - span.start;
                 return Err(UpstreamError::Truncated { expected: span.end - span.start, received }.into());
             };
@@ -124,15 +128,22 @@ impl Run {
         let asked = self.asked;
         let state = self.state.clone();
         let keep = move || {
+            let mut member: Option<(u64, Plain<'_>)> = None;
             for number in from..until {
                 let chunk = layer.tree.chunks()[number as usize];
-                // To where the next member begins, if that is here.
-                let end = (layer.span(number..number + 1).end - start).min(packed.len() as u64) as usize;
-                let member = packed.get((chunk.offset - start) as usize..end).unwrap_or_default();
+                let (_, plain) = match &mut member {
+                    Some(known) if known.0 == chunk.offset => known,
+                    other => {
+                        // To where the next member begins, if that is here.
+                        let end = (layer.span(number..number + 1).end - start).min(packed.len() as u64) as usize;
+                        let bytes = packed.get((chunk.offset - start) as usize..end).unwrap_or_default();
+                        other.insert((chunk.offset, Plain::new(bytes)))
+                    }
+                };
                 let next = layer.tree.chunks().get(number as usize + 1).filter(|next| next.offset == chunk.offset);
                 let is_whole = layer.knows_end_of(number);
                 let next = next.map(|next| next.inner);
-                let unpacked = inflate::chunk(member, chunk.inner, chunk.size, next, is_whole);
+                let unpacked = plain.chunk(chunk.inner, chunk.size, next, is_whole);
                 let Some(mut unpacked) = unpacked.ok().filter(|unpacked| chunk.is(&unpacked.payload)) else {
                     return (number, Err(ReadError::Corrupt { chunk: number }));
                 };

@@ -18,10 +18,8 @@ use crate::layers::{Clients, Via};
 
 /// The most places that a layer's bytes come from.
 const MOST: usize = 8;
-/// The most of a blob that is held in memory at once: what lies before a layer's first file.
-const LARGEST_PIECE: u64 = 64 << 20;
-/// The longest TOC, packed.
-const LARGEST_TOC: u64 = 256 << 20;
+/// The most packed bytes of a blob that belong to no file: its TOC, or what lies before its first file.
+const LARGEST_MEMBERS: u64 = 256 << 20;
 /// How long a piece of a blob may take, beside what its bytes take at the slowest.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes a second.
@@ -56,10 +54,10 @@ impl Source {
         self.clients.of(self.via, &self.host).map_err(|error| UpstreamError::Protocol { what: with_causes(&error) })
     }
 
-    /// Returns a range of the blob.
-    pub(super) async fn bytes(&self, range: Range<u64>) -> Result<Bytes, ReadError> {
+    /// Returns a small range of the blob.
+    async fn bytes(&self, range: Range<u64>) -> Result<Bytes, ReadError> {
         let gather = async {
-            let mut piece = self.piece(&range, LARGEST_PIECE).await?;
+            let mut piece = self.piece(&range).await?;
             let mut bytes = BytesMut::new();
             while let Some(next) = piece.next().await? {
                 bytes.extend_from_slice(&next);
@@ -70,11 +68,11 @@ impl Source {
         fetched.unwrap_or(Err(UpstreamError::Timeout.into()))
     }
 
-    /// Asks for a range of the blob, of so many bytes at most.
-    async fn piece(&self, range: &Range<u64>, most: u64) -> Result<Piece, ReadError> {
+    /// Asks for a range of the blob.
+    async fn piece(&self, range: &Range<u64>) -> Result<Piece, ReadError> {
         let expected = range.end - range.start;
-        if expected > most {
-            let what = format!("{expected} bytes without a file's; the most is {most}");
+        if expected > LARGEST_MEMBERS {
+            let what = format!("{expected} bytes without a file's; the most is {LARGEST_MEMBERS}");
             return Err(UpstreamError::Protocol { what }.into());
         }
         let answer = self.client()?.blob(&self.name, &self.blob, Some(range.clone())).await?;
@@ -93,10 +91,14 @@ impl Source {
 
     /// Returns the gzip members that hold the TOC, which begin at `start`, in a file in `folder` that has no name any more.
     pub(crate) async fn toc_members(&self, start: u64, folder: &Path) -> Result<File, ReadError> {
-        let range = start..self.size - FOOTER_SIZE as u64;
+        self.members(start..self.size - FOOTER_SIZE as u64, folder).await
+    }
+
+    /// Returns gzip members that hold no file's bytes, in a file in `folder` that has no name any more.
+    pub(super) async fn members(&self, range: Range<u64>, folder: &Path) -> Result<File, ReadError> {
         let folder = folder.to_owned();
         let gather = async {
-            let mut piece = self.piece(&range, LARGEST_TOC).await?;
+            let mut piece = self.piece(&range).await?;
             let mut file = telemetry::blocking(move || nameless(&folder, "members")).await?;
             while let Some(next) = piece.next().await? {
                 file = telemetry::blocking(move || file.write_all(&next).map(|()| file)).await?;

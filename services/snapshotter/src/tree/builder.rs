@@ -30,6 +30,8 @@ const MOST_INNER: u64 = 8 << 20;
 const MOST_INODES: u32 = 8_000_000;
 const MOST_IMPLIED: usize = 64 << 20;
 const MOST_XATTRS: usize = 256 << 20;
+/// What a whiteout or a hard link takes beside its text.
+const TEXT: usize = 48;
 /// What a key of the index takes.
 const KEY: usize = 17;
 
@@ -48,6 +50,8 @@ pub(crate) struct Builder {
     implied_bytes: usize,
     xattrs: HashMap<u32, Vec<Xattr>>,
     xattr_bytes: usize,
+    /// Bytes of the texts in the next two.
+    text_bytes: usize,
     /// Whiteouts: they count only where nothing of that name is in the layer.
     whiteouts: Vec<(u32, String)>,
     /// Hard links: the name, and the path that it is another name of.
@@ -83,6 +87,7 @@ impl Builder {
             implied_bytes: 0,
             xattrs: HashMap::new(),
             xattr_bytes: 0,
+            text_bytes: 0,
             whiteouts: Vec::new(),
             links: Vec::new(),
             file: None,
@@ -91,7 +96,7 @@ impl Builder {
 
     /// Returns about how many bytes of memory it takes so far.
     pub(crate) fn bytes(&self) -> u64 {
-        let beside = self.index.capacity() * KEY + self.xattr_bytes + self.implied_bytes;
+        let beside = self.index.capacity() * KEY + self.xattr_bytes + self.implied_bytes + self.text_bytes;
         self.tree.array_bytes() + beside as u64
     }
 
@@ -121,10 +126,11 @@ impl Builder {
             return Err(refused(entry, "all extended attributes together are too long"));
         }
         if leaf == WHITEOUT_OPAQUE {
-            self.xattrs.entry(parent).or_default().push((OPAQUE.into(), Box::from(*b"y")));
+            self.mark_opaque(parent);
             return Ok(());
         }
         if let Some(hidden) = leaf.strip_prefix(WHITEOUT) {
+            self.text_bytes += hidden.len() + TEXT;
             self.whiteouts.push((parent, hidden.to_owned()));
             return Ok(());
         }
@@ -133,6 +139,15 @@ impl Builder {
             return if entry.kind == EntryType::Dir { Ok(()) } else { Err(refused(entry, "the root is no folder")) };
         }
         self.place(parent, leaf, entry)
+    }
+
+    /// Has a folder hide what lies below it.
+    fn mark_opaque(&mut self, folder: u32) {
+        let xattrs = self.xattrs.entry(folder).or_default();
+        if xattrs.iter().all(|(name, _)| **name != *OPAQUE) {
+            self.xattr_bytes += OPAQUE.len() + 1 + XATTR;
+            xattrs.push((OPAQUE.into(), Box::from(*b"y")));
+        }
     }
 
     fn place(&mut self, parent: u32, leaf: &str, entry: &TocEntry) -> Result<(), TreeError> {
@@ -155,7 +170,11 @@ impl Builder {
             }
         };
         if entry.kind == EntryType::Hardlink {
+            if entry.link_name.len() > LONGEST_PATH {
+                return Err(refused(entry, "what it is another name of has too long a path"));
+            }
             self.tree.names[name as usize].inode = UNKNOWN;
+            self.text_bytes += entry.link_name.len() + TEXT;
             self.links.push((name, estargz::tree::clean_path(&entry.link_name)));
             return Ok(());
         }

@@ -210,6 +210,28 @@ fn what_grows_beyond_its_entries_is_refused() {
     assert!(refused.unwrap().to_string().contains("extended attributes"));
 }
 
+/// What is kept until all entries are there counts, too; what hides all of a folder does so once.
+#[test]
+fn whiteouts_and_links_count() {
+    let mut builder = Builder::new();
+    let before = builder.bytes();
+    let mut entry = estargz::TocEntry::new("d/.wh..wh..opq".to_owned(), estargz::EntryType::Reg);
+    (0..1000).for_each(|_| builder.add(&entry).unwrap());
+    let opaque = builder.bytes();
+    assert!(opaque < before + 5000, "{opaque} bytes");
+    entry.name = "d/.wh.gone".to_owned();
+    (0..1000).for_each(|_| builder.add(&entry).unwrap());
+    let hidden = builder.bytes();
+    assert!(hidden > opaque + 40_000, "{hidden} bytes");
+    let mut entry = estargz::TocEntry::new("d/link".to_owned(), estargz::EntryType::Hardlink);
+    entry.link_name = "x".repeat(4000);
+    builder.add(&entry).unwrap();
+    assert!(builder.bytes() > hidden + 4000);
+    entry.link_name = "x".repeat(5000);
+    assert!(builder.add(&entry).unwrap_err().to_string().contains("another name"));
+    assert!(builder.finish().is_err(), "the link leads nowhere");
+}
+
 /// A file with one chunk and a name of up to 30 bytes takes 150 bytes at most.
 #[test]
 fn a_file_takes_little_memory() {
