@@ -252,7 +252,7 @@ impl Filler {
         telemetry::blocking(forget).await;
     }
 
-    /// Waits until nobody waits for bytes of any layer, and there is room for so many.
+    /// Waits until nobody waits for bytes of any layer that come, and there is room for so many.
     async fn idle(&self, layer: &Layer, bytes: u64) -> Result<(), ReadError> {
         let mut quiet_since = Instant::now();
         let mut was_busy = false;
@@ -260,7 +260,7 @@ impl Filler {
             if self.shutdown.is_requested() || !self.layers.has(layer) {
                 return Err(ReadError::Over);
             }
-            let is_busy = self.layers.all().iter().any(|layer| layer.waiting() > 0);
+            let is_busy = self.layers.all().iter().any(|layer| layer.is_urgent());
             if is_busy {
                 (quiet_since, was_busy) = (Instant::now(), true);
             }

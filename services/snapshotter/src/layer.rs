@@ -44,6 +44,8 @@ const COMING: Duration = Duration::from_secs(600);
 /// The pause before the second try, doubled for each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How long what nobody waits for yields to a read that fails again and again: its server may be away for long.
+const YIELDED: Duration = Duration::from_secs(5);
 /// The largest program that is fetched whole once its first bytes were read, in bytes of the blob.
 const MOST_AHEAD: u64 = 16 << 20;
 /// The most that is fetched early because the layer's author says so, in bytes of the blob.
@@ -72,8 +74,9 @@ pub(crate) struct Layer {
     verdicts: Verdicts,
     /// Who brings all of it and proves it has this.
     pub(crate) proving: AsyncMutex<()>,
-    /// Reads that wait for bytes.
+    /// Reads that wait for bytes, and those of them that others yield to.
     waiting: AtomicUsize,
+    yielded_to: AtomicUsize,
     /// When somebody last read of it.
     last_read: AtomicU64,
     common: Common,
@@ -137,6 +140,7 @@ impl Layer {
             verdicts: Verdicts::open(folder).map_err(|source| OpenError::Io { path: folder.to_owned(), source })?,
             proving: AsyncMutex::default(),
             waiting: AtomicUsize::new(0),
+            yielded_to: AtomicUsize::new(0),
             last_read: AtomicU64::new(now()),
             common,
         };
@@ -185,6 +189,11 @@ impl Layer {
     /// Returns how many reads wait for bytes.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Acquire)
+    }
+
+    /// Tells whether a read waits that what nobody waits for yields to.
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.yielded_to.load(Ordering::Acquire) > 0
     }
 
     /// Returns the plain bytes that came along with others and were not read.
@@ -244,9 +253,9 @@ impl Layer {
     /// # Errors
     /// The last one.
     pub(crate) async fn want(self: &Arc<Self>, chunks: Range<u32>, wanted: Wanted) -> Result<(), ReadError> {
-        let _waiting = (wanted == Wanted::Bytes).then(|| {
+        let mut waiting = (wanted == Wanted::Bytes).then(|| {
             self.common.counts.stalled.fetch_add(1, Ordering::Relaxed);
-            Waiting::begin(&self.waiting)
+            Waiting::begin(self)
         });
         let begun = Instant::now();
         let (mut pause, mut corrupt) = (FIRST_PAUSE, 0);
@@ -280,6 +289,9 @@ impl Layer {
             self.tell(&error, is_final, wanted);
             if is_final {
                 return Err(error);
+            }
+            if begun.elapsed() >= YIELDED {
+                waiting.iter_mut().for_each(Waiting::hold_nobody_up);
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -431,17 +443,28 @@ fn now() -> u64 {
 }
 
 /// A read that waits, while this lives.
-struct Waiting<'a>(&'a AtomicUsize);
+struct Waiting<'a> {
+    layer: &'a Layer,
+    is_yielded_to: bool,
+}
 
 impl<'a> Waiting<'a> {
-    fn begin(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::AcqRel);
-        Self(count)
+    fn begin(layer: &'a Layer) -> Self {
+        layer.waiting.fetch_add(1, Ordering::AcqRel);
+        layer.yielded_to.fetch_add(1, Ordering::AcqRel);
+        Self { layer, is_yielded_to: true }
+    }
+
+    fn hold_nobody_up(&mut self) {
+        if std::mem::take(&mut self.is_yielded_to) {
+            self.layer.yielded_to.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        self.hold_nobody_up();
+        self.layer.waiting.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -305,6 +305,37 @@ fn a_source_that_lies_is_left_for_another() {
     assert_eq!(*digest, e2e::digest(b"contents"));
 }
 
+/// A read that waits for a server that is away does not keep from coming, in the background, what another one has.
+#[test]
+fn a_server_that_is_away_holds_up_nobody_else() {
+    if !is_root() {
+        return skip("a_server_that_is_away_holds_up_nobody_else", "not root");
+    }
+    let (world, own) = (World::empty(), World::bare());
+    let bench = Bench::start_with(&format!("fill_after = '10s'\n{TRUST_ALL}"));
+    let [mut away, here] = [(); 2].map(|()| Relay::start(own.at()).unwrap());
+    let pull = |relay: &Relay, contents: &str| {
+        let blob = estargz(&world, contents, contents.as_bytes());
+        let (diff_id, (_, toc)) = (e2e::digest(&gunzip(&blob)), altered::toc(&blob));
+        let layer = push::layer(&own, REPOSITORY, GZIP, blob.into(), diff_id.clone());
+        let image = push_own(&own, &layer, &toc, &layer).replace(&own.at().to_string(), &relay.at().to_string());
+        bench.containerd.pull_lazily(Snapshotter::NAME, &image).unwrap();
+        diff_id
+    };
+    let one = pull(&away, "one");
+    away.stop();
+    pull(&here, "two");
+    bench.ctr(&["prepare", "reader", &one]).unwrap();
+    let mounted = bench.mount("reader");
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| std::fs::read(mounted.join("program")));
+        bench.wait_log("a layer is here and proven");
+        assert!(!reader.is_finished(), "{}", bench.snapshotter.log());
+        away.resume().unwrap();
+        assert_eq!(reader.join().unwrap().unwrap(), b"one", "{}", bench.snapshotter.log());
+    });
+}
+
 /// Returns an eStargz blob with zeros for the headers before its first file's bytes; all else lies where it lay.
 fn with_other_head(blob: &[u8]) -> Vec<u8> {
     let toc: serde_json::Value = serde_json::from_slice(&altered::toc(blob).1).unwrap();

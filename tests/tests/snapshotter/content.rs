@@ -1,5 +1,6 @@
 //! What is left to containerd: to unpack a layer that has no twin, and to keep blobs.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use e2e::{Fault, Rule, Scratch, Snapshotter, is_root, noise, run, skip, wait};
@@ -107,6 +108,38 @@ fn a_kill_while_unpacking_leaves_nothing() {
     let log = snapshotter.log();
     assert!(log.contains("a layer without a twin was unpacked alone") && !log.contains("ordinary way"), "{log}");
     assert_eq!(unpacked(snapshotter), 1, "{log}");
+}
+
+/// A pull that is given up while a layer is unpacked for it costs nothing: the work goes on, and the next pull finds it.
+#[test]
+fn a_pull_that_is_given_up_is_gone_on_with() {
+    if !is_root() {
+        return skip("a_pull_that_is_given_up_is_gone_on_with", "not root");
+    }
+    let (world, layers, reference) = World::with_gap(World::odd);
+    world.relay.add(Rule::new(&layers[1].digest, Fault::Throttle(50)));
+    give_up(&world, &reference, || world.relay.bytes(&layers[1].digest) > 0);
+    world.bench.containerd.pull_lazily(Snapshotter::NAME, &reference).unwrap();
+    let log = world.bench.snapshotter.log();
+    assert_eq!(log.matches("a layer without a twin was unpacked alone").count(), 1, "{log}");
+    assert!(!log.contains("ordinary way"), "{log}");
+    assert_eq!(world.relay.seen_at(&layers[1].digest).iter().filter(|seen| seen.method == "GET").count(), 1);
+    // A client that is killed leaves a lease, for a day.
+    let leases = run(world.bench.containerd.ctr().args(["leases", "ls", "-q"])).unwrap();
+    run(world.bench.containerd.ctr().args(["leases", "rm"]).args(leases.lines())).unwrap();
+    run(world.bench.containerd.ctr().args(["images", "rm", "--sync", &reference])).unwrap();
+    world.bench.wait_empty();
+}
+
+/// Begins a pull, and kills the client when the time has come.
+pub(crate) fn give_up(world: &World, reference: &str, has_come: impl Fn() -> bool) {
+    let mut pull = world.bench.containerd.ctr_remote();
+    pull.args(["images", "rpull", "--plain-http", "--snapshotter", Snapshotter::NAME, reference]);
+    let mut pull = pull.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let come = wait::until("the time to give up", LIMIT, || Ok(has_come().then_some(())));
+    pull.kill().unwrap();
+    pull.wait().unwrap();
+    come.unwrap();
 }
 
 /// Two namespaces that pull one image at once both have it, and its layer is unpacked once.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use e2e::{Fault, Rule, Snapshotter, drop_caches, is_root, run, skip, wait};
 
 use crate::bench::{self, Bench, Mounted};
+use crate::content;
 use crate::endurance::{read, right};
 use crate::lazy::{BULKY, World};
 use crate::push;
@@ -97,6 +98,25 @@ fn the_tocs_come_side_by_side() {
         pull.join().unwrap().unwrap();
     });
     world.assert_lazy();
+}
+
+/// TOCs that nobody waits for any more come nevertheless, or again.
+#[test]
+fn tocs_of_a_pull_that_is_given_up_do_not_hinder_the_next() {
+    if !is_root() {
+        return skip("tocs_of_a_pull_that_is_given_up_do_not_hinder_the_next", "not root");
+    }
+    let world = World::start_with("fill_after = '1h'\n");
+    let (reference, _) = world.pinned("library/python");
+    let tocs = || world.relay.seen_at("/_firstlight/toc/").len();
+    world.relay.add(Rule::new("/_firstlight/toc/", Fault::Throttle(40_000)));
+    content::give_up(&world, &reference, || tocs() == 6);
+    world.relay.clear();
+    world.bench.containerd.pull_lazily(Snapshotter::NAME, &reference).unwrap();
+    world.assert_lazy();
+    assert!(tocs() <= 12, "{}", tocs());
+    let said = world.bench.containerd.run_with(Snapshotter::NAME, &reference, &["python3", "-c", "print(6 * 7)"]);
+    assert_eq!(said.unwrap(), "42", "{}", world.bench.snapshotter.log());
 }
 
 /// While somebody waits for bytes of one layer, nothing of another one is begun in the background.
