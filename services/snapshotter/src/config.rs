@@ -51,6 +51,8 @@ pub struct Config {
     pub proxy: Vec<ProxyConfig>,
     /// How registries are asked for images whose own layers are eStargz, where that is not as always.
     pub registry: Vec<RegistryConfig>,
+    /// The folder where containerd's configuration of registries' hosts is.
+    pub hosts_dir: Option<PathBuf>,
     /// The Docker configuration that has the credentials for registries.
     pub docker_config: Option<PathBuf>,
 }
@@ -96,7 +98,7 @@ pub struct RegistryConfig {
     /// The repositories whose layers are mounted before they are proven: names, `folder/*`, or `*`.
     #[serde(default)]
     pub trusted: Vec<String>,
-    /// Its URL; `https` and the host without it.
+    /// Its URL; without it, what [`Config::hosts_dir`] says, or `https` and the host.
     #[serde(default)]
     pub url: Option<String>,
     /// The hosts, beside its own, that may be asked for tokens with the credentials.
@@ -163,6 +165,7 @@ impl Default for Config {
             require_proof: false,
             proxy: Vec::new(),
             registry: Vec::new(),
+            hosts_dir: Some(PathBuf::from("/etc/containerd/certs.d")),
             docker_config: Some(PathBuf::from("/root/.docker/config.json")),
         }
     }

@@ -49,7 +49,7 @@ impl fmt::Display for Fetched {
 }
 
 /// Brings what is missing of `image`, a name as containerd lists it in `namespace`, from the proxy that stands for its registry or
-/// from that registry. Says how far it is on standard error.
+/// from that registry and its mirrors. Says how far it is on standard error.
 ///
 /// # Errors
 /// Says what could not be read, fetched or kept.
@@ -61,10 +61,8 @@ pub async fn fetch_content(config: &Config, namespace: &str, image: &str) -> any
     let (target, media_type) = containerd.image(image).await.with_context(|| {
         format!("containerd does not know {image} in the namespace {namespace:?}: pull it first, or say --namespace")
     })?;
-    let clients = Clients {
-        proxies: Arc::new(Proxies::new(&config.proxy)?),
-        registries: Arc::new(Registries::new(&config.registry, config.docker_config.clone())),
-    };
+    let clients =
+        Clients { proxies: Arc::new(Proxies::new(&config.proxy)?), registries: Arc::new(Registries::new(config)) };
     let sources = sources(&clients, &host)?;
     containerd.keep_for(KEPT).await?;
     let mut fetched = Fetched { image: image.to_owned(), layers: Vec::new() };
@@ -83,7 +81,7 @@ fn sources(clients: &Clients, host: &str) -> anyhow::Result<Vec<Client>> {
     let (proxy, registry) = (clients.of(Via::Proxy, host), clients.of(Via::Registry, host));
     match (proxy, registry) {
         (Err(_), Err(error)) => Err(error.into()),
-        (proxy, registry) => Ok(proxy.into_iter().chain(registry).collect()),
+        (proxy, registry) => Ok(proxy.into_iter().chain(registry).flat_map(|hosts| hosts.clients().to_vec()).collect()),
     }
 }
 

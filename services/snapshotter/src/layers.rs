@@ -18,7 +18,7 @@ use upstream::{Client, UpstreamError};
 use crate::layer::{Commitment, Common, Expected, Layer, OpenError, Source};
 use crate::memory::Share;
 use crate::proxies::Proxies;
-use crate::registries::{Registries, RegistryError};
+use crate::registries::{Hosts, Registries, RegistryError};
 use crate::room::Room;
 use crate::status::Reads;
 use crate::toc_file::{self, Growing, LARGEST_TOC, TocFile};
@@ -63,18 +63,22 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    /// Returns a client for images of the registry `host`.
+    /// Returns who is asked about images of the registry `host`.
     ///
     /// # Errors
     /// [`LayerError::NoProxy`] or [`LayerError::Registry`].
-    pub(crate) fn of(&self, via: Via, host: &str) -> Result<Client, LayerError> {
-        let host_of = || host.to_owned();
+    pub(crate) fn of(&self, via: Via, host: &str) -> Result<Hosts, LayerError> {
         match via {
-            Via::Proxy => Ok(self.proxies.of(host).ok_or_else(|| LayerError::NoProxy { host: host_of() })?.1),
+            Via::Proxy => Ok(Hosts::one(self.proxy(host)?)),
             Via::Registry => {
-                self.registries.of(host).map_err(|source| LayerError::Registry { host: host_of(), source })
+                self.registries.of(host).map_err(|source| LayerError::Registry { host: host.to_owned(), source })
             }
         }
+    }
+
+    fn proxy(&self, host: &str) -> Result<Client, LayerError> {
+        let (_, client) = self.proxies.of(host).ok_or_else(|| LayerError::NoProxy { host: host.to_owned() })?;
+        Ok(client)
     }
 }
 
@@ -305,7 +309,7 @@ impl Layers {
     /// What went wrong.
     pub(crate) async fn hold(&self, origin: &Origin, holder: &str) -> Result<(), LayerError> {
         let source = self.source(origin)?;
-        Ok(source.client()?.hold(&source.name, &source.blob, holder).await?)
+        Ok(self.clients.proxy(&source.host)?.hold(&source.name, &source.blob, holder).await?)
     }
 
     /// Tells whether a layer is still one of them.
@@ -386,8 +390,8 @@ impl Layers {
     /// # Errors
     /// See [`LayerError`].
     pub(crate) async fn own(&self, wanted: &Wanted, toc: &Digest, below: Option<Digest>) -> Result<Origin, LayerError> {
-        let client = self.clients.of(Via::Registry, &wanted.host)?;
-        let size = client.blob_size(&wanted.name, &wanted.layer).await?;
+        let hosts = self.clients.of(Via::Registry, &wanted.host)?;
+        let size = hosts.blob_size(&wanted.name, &wanted.layer).await?;
         Ok(Origin {
             via: Via::Registry,
             host: wanted.host.clone(),

@@ -51,6 +51,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Says what could not be opened, bound or served.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let trust = Arc::new(Trust::new(&config));
+    let registries = Arc::new(Registries::new(&config));
     let Config { root, socket: address, holder, cache_size, convert_wait, fill_after, metrics_listen, .. } = config;
     let made = DirBuilder::new().recursive(true).mode(0o700).create(&root);
     made.with_context(|| format!("cannot make the folder {}", root.display()))?;
@@ -58,7 +59,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let root = root.canonicalize().with_context(|| format!("cannot find {}", root.display()))?;
     let _lock = lock(&root)?;
     let proxies = Arc::new(Proxies::new(&config.proxy)?);
-    let registries = Arc::new(Registries::new(&config.registry, config.docker_config));
     let room = Arc::new(Room::new(cache_size.as_u64()));
     let memory = Memory::new(config.tree_memory);
     let common = Common { room, memory, counts: Arc::default(), patience: config.read_timeout };

@@ -103,6 +103,65 @@ fn what_is_read_first_comes_early() {
     assert!(fetched < 10 << 20, "{fetched} bytes");
 }
 
+/// Mirrors are asked as containerd's `hosts.toml` says, in its order: one that does not have a blob, sends something else or is away
+/// is left for the next.
+#[test]
+fn mirrors_are_asked_as_containerd_does() {
+    if !is_root() {
+        return skip("mirrors_are_asked_as_containerd_does", "not root");
+    }
+    let registry = World::bare();
+    push_bulky(&registry);
+    let scratch = Scratch::new().unwrap();
+    let hosts_dir = scratch.folder("hosts").unwrap().display().to_string();
+    let bench = Bench::start_with(&format!("fill_after = '1h'\nhosts_dir = '{hosts_dir}'\n{TRUST_ALL}"));
+    let digest = convert(&bench.containerd, &registry, BULKY, None);
+    let manifest = registry.document(BULKY, &format!("manifests/{digest}")).unwrap();
+    let bulk = manifest["layers"].as_array().unwrap().last().unwrap();
+    let (blob, size) = (bulk["digest"].as_str().unwrap(), bulk["size"].as_u64().unwrap());
+    let mut mirrors = [(); 3].map(|()| Relay::start(registry.at()).unwrap());
+    mirrors[0].add(Rule::new(blob, Fault::Status(404, Vec::new())));
+    let host = |mirror: &Relay| format!("[host.'http://{0}']\n[host.'http://{0}'.header]\nX-Node = 'n'\n", mirror.at());
+    scratch.write("hosts/registry.example/hosts.toml", &mirrors.iter().map(host).collect::<String>()).unwrap();
+
+    // Nobody has that name.
+    let reference = format!("registry.example/{BULKY}@{digest}");
+    let pull = ["images", "rpull", "--hosts-dir", &hosts_dir, "--snapshotter", Snapshotter::NAME, &reference];
+    run(bench.containerd.ctr_remote().args(pull)).unwrap();
+    bench.assert_lazy();
+    let said = bench.containerd.run_with(Snapshotter::NAME, &reference, &["python3", "-c", "print(6 * 7)"]);
+    assert_eq!(said.unwrap(), "42", "{}", bench.snapshotter.log());
+    let top = top_of(&bench, Snapshotter::NAME);
+    bench.ctr(&["prepare", "reader", &top]).unwrap();
+    let root = bench.mount("reader");
+    let read = |numbers: std::ops::Range<u64>| {
+        for number in numbers {
+            assert_eq!(
+                std::fs::read(root.join(&format!("bulk/{number}"))).unwrap(),
+                noise(number, 1 << 20),
+                "{number}"
+            );
+        }
+    };
+    read(17..18);
+    let ranges = |mirror: &Relay| {
+        let ranges = mirror.seen_at("/blobs/").into_iter().filter(|seen| seen.headers.contains_key("range"));
+        ranges.filter(|seen| seen.headers.get("x-node").is_some_and(|value| value == "n")).collect::<Vec<_>>()
+    };
+    assert!(ranges(&mirrors[0]).iter().all(|seen| seen.path.contains("ns=registry.example")));
+    assert!(mirrors[0].bytes("/blobs/") > 0 && mirrors[1].bytes(blob) > 1 << 20);
+    assert!(ranges(&mirrors[1]).iter().all(|seen| seen.path.contains(blob)) && ranges(&mirrors[2]).is_empty());
+
+    mirrors[1].add(Rule::new(blob, Fault::Corrupt(size / 2)));
+    read(48..52);
+    assert!(mirrors[2].bytes(blob) > 0, "{}", bench.snapshotter.log());
+
+    mirrors[1].clear();
+    mirrors[2].stop();
+    read(80..90);
+    assert!(!bench.snapshotter.log().contains("a read of a layer failed"), "{}", bench.snapshotter.log());
+}
+
 /// An own image in a registry that wants a login, which Docker's configuration has.
 struct Guarded {
     _registry: Registry,

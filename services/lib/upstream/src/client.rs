@@ -12,7 +12,7 @@ use api::RepositoryName;
 use http::header::ACCEPT;
 use http::{HeaderMap, HeaderValue, Method};
 use reqwest::redirect::Policy;
-use reqwest::{Certificate, Response, Url};
+use reqwest::{Certificate, ClientBuilder, Identity, Response, Url};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Duration, timeout};
 
@@ -71,6 +71,7 @@ impl Client {
             upstream: settings.name.clone(),
             http: http_client(&settings)?,
             boundary,
+            headers: settings.headers.clone(),
             timeouts: settings.timeouts,
         };
         let places = settings.max_connections.clamp(1, Semaphore::MAX_PERMITS);
@@ -113,10 +114,11 @@ impl Client {
         self.inner.quota.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Returns `<registry>/v2/<name>/<tail>`. No part needs escaping: their types allow no such character.
+    /// Returns `<registry>/v2/<name>/<tail>`, see [`Settings::is_api_root`]. No part needs escaping: their types allow no such character.
     fn url(&self, name: &RepositoryName, tail: &str) -> Url {
         let mut url = self.inner.base.clone();
-        let path = format!("{}/v2/{}/{tail}", url.path().trim_end_matches('/'), name.as_str());
+        let version = if self.inner.settings.is_api_root { "" } else { "/v2" };
+        let path = format!("{}{version}/{}/{tail}", url.path().trim_end_matches('/'), name.as_str());
         url.set_path(&path);
         if let Some(host) = &self.namespace {
             url.query_pairs_mut().append_pair("ns", host);
@@ -180,22 +182,11 @@ fn base_url(settings: &Settings) -> Result<Url, SettingsError> {
 fn http_client(settings: &Settings) -> Result<reqwest::Client, SettingsError> {
     // Fails only when there is one already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let builder = || {
-        let builder = reqwest::Client::builder();
-        let builder = if settings.direct { builder.no_proxy() } else { builder };
-        builder
-            .user_agent(concat!("firstlight/", env!("CARGO_PKG_VERSION")))
-            .redirect(Policy::none())
-            .referer(false)
-            .connect_timeout(settings.timeouts.connect)
-            .pool_idle_timeout(IDLE_LIFE)
-            .pool_max_idle_per_host(MAX_IDLE)
-    };
     let Some(pem) = &settings.ca_pem else {
-        let built = builder().build();
+        let built = builder(settings)?.build();
         if built.is_err() && settings.plain_http {
             // A machine without CA certificates can still speak plain HTTP.
-            return builder().tls_certs_only([]).build().map_err(SettingsError::Build);
+            return builder(settings)?.tls_certs_only([]).build().map_err(SettingsError::Build);
         }
         return built.map_err(SettingsError::Build);
     };
@@ -203,5 +194,23 @@ fn http_client(settings: &Settings) -> Result<reqwest::Client, SettingsError> {
     if certificates.is_empty() {
         return Err(SettingsError::NoCertificate);
     }
-    builder().tls_certs_merge(certificates).build().map_err(SettingsError::Build)
+    builder(settings)?.tls_certs_merge(certificates).build().map_err(SettingsError::Build)
+}
+
+/// Returns what builds a client that trusts the platform's certificates.
+fn builder(settings: &Settings) -> Result<ClientBuilder, SettingsError> {
+    let builder = reqwest::Client::builder();
+    let builder = if settings.direct { builder.no_proxy() } else { builder };
+    let builder = match &settings.identity_pem {
+        Some(pem) => builder.identity(Identity::from_pem(pem.expose().as_bytes()).map_err(SettingsError::Identity)?),
+        None => builder,
+    };
+    Ok(builder
+        .tls_danger_accept_invalid_certs(settings.any_certificate)
+        .user_agent(concat!("firstlight/", env!("CARGO_PKG_VERSION")))
+        .redirect(Policy::none())
+        .referer(false)
+        .connect_timeout(settings.timeouts.connect)
+        .pool_idle_timeout(IDLE_LIFE)
+        .pool_max_idle_per_host(MAX_IDLE))
 }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use crate::Credentials;
+use http::HeaderMap;
+
+use crate::{Credentials, Secret};
 
 /// What a client is told about its upstream.
 #[derive(Debug, Clone)]
@@ -20,6 +22,14 @@ pub struct Settings {
     pub credentials: Option<Credentials>,
     /// Certificates in PEM that are trusted beside the platform's.
     pub ca_pem: Option<Vec<u8>>,
+    /// Takes whatever certificate the server shows. Default `false`.
+    pub any_certificate: bool,
+    /// The certificate and key in PEM that the server is shown, where it asks for one.
+    pub identity_pem: Option<Secret>,
+    /// What is sent along to the registry, and not to where it redirects.
+    pub headers: HeaderMap,
+    /// The path of [`Self::url`] stands in the place of `/v2`, and not in front of it. Default `false`.
+    pub is_api_root: bool,
     /// Allows plain HTTP for the registry, its token hosts and its redirects. Default `false`.
     pub plain_http: bool,
     /// Goes straight to the registry, whatever proxy the environment names. Default `false`.
@@ -44,6 +54,10 @@ impl Settings {
             auth_hosts: Vec::new(),
             credentials: None,
             ca_pem: None,
+            any_certificate: false,
+            identity_pem: None,
+            headers: HeaderMap::new(),
+            is_api_root: false,
             plain_http: false,
             direct: false,
             timeouts: Timeouts::default(),
@@ -127,6 +141,9 @@ pub enum SettingsError {
     /// There is no certificate among them.
     #[error("ca file has no certificate")]
     NoCertificate,
+    /// The certificate that the server is to be shown cannot be used.
+    #[error("the client's certificate and key are not valid pem")]
+    Identity(#[source] reqwest::Error),
     /// The HTTP client cannot be built.
     #[error("cannot set up the http client")]
     Build(#[source] reqwest::Error),

@@ -29,6 +29,8 @@ pub(crate) struct Net {
     pub(crate) upstream: String,
     pub(crate) http: reqwest::Client,
     pub(crate) boundary: Boundary,
+    /// For the registry alone.
+    pub(crate) headers: HeaderMap,
     pub(crate) timeouts: Timeouts,
 }
 
@@ -76,6 +78,9 @@ impl Net {
         let mut grant = grant;
         for _ in 0..=MAX_REDIRECTS {
             let mut request = self.http.request(call.method.clone(), url.clone()).headers(call.headers.clone());
+            if Origin::of(&url).as_ref() == Some(self.boundary.registry()) {
+                request = request.headers(self.headers.clone());
+            }
             if let Some(grant) = grant {
                 request = request.header(AUTHORIZATION, grant.header.clone());
             }

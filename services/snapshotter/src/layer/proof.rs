@@ -175,7 +175,7 @@ impl Layer {
             Ok(found) => Ok(layer.remember(&expected, &found)?),
             // Only what was fetched for it is packed.
             Err(ReadError::Disk(error)) if error.kind() == io::ErrorKind::InvalidData => {
-                layer.sources.turn_from(&layer.sources.first());
+                layer.sources.turn();
                 Err(broken())
             }
             Err(error) => Err(error),
@@ -193,7 +193,7 @@ impl Layer {
         if !is_expected && self.verdict(expected).suspect() < self.sources.count() {
             let tar = &found.tar;
             tracing::warn!(blob.digest = %self.blob, %tar, "a layer is not what it should be and is fetched again");
-            self.sources.turn_from(&self.sources.first());
+            self.sources.turn();
             self.data.rests.clear()?;
             *self.end.lock().unwrap_or_else(PoisonError::into_inner) = None;
             return Ok(Proof::Pending);
@@ -215,7 +215,7 @@ impl Layer {
         let end = self.sources.first().toc_offset().await?;
         // Who says so has another blob.
         if self.tree.chunks().last().is_some_and(|last| end <= last.offset) {
-            self.sources.turn_from(&self.sources.first());
+            self.sources.turn();
             return Err(UpstreamError::Protocol { what: format!("the TOC cannot begin at {end}") }.into());
         }
         Ok(*self.end.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(end))

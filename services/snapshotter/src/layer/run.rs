@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
-use upstream::UpstreamError;
+use upstream::{BlobAnswer, UpstreamError};
 
 use super::inflate::Plain;
 use super::{Layer, ReadError, Wanted, source};
@@ -72,9 +72,26 @@ impl Run {
     async fn fetch_all(&self, layer: &Arc<Layer>, next: &mut u32, deadline: Instant) -> Result<(), ReadError> {
         let late = |_| UpstreamError::Timeout;
         let (source, span) = (layer.sources.first(), layer.span(self.chunks.clone()));
-        let client = source.client()?;
-        let asked = client.blob(&source.name, &source.blob, Some(span.clone()));
-        let mut answer = timeout_at(deadline, asked).await.map_err(late)??;
+        let hosts = source.hosts()?;
+        let answer = hosts.blob(&source.name, &source.blob, &span);
+        let (answer, asked) = timeout_at(deadline, answer).await.map_err(late)??;
+        let taken = self.take(layer, next, span, answer, deadline).await;
+        if matches!(taken, Err(ReadError::Upstream(_) | ReadError::Corrupt { .. })) {
+            hosts.turn_from(asked);
+        }
+        taken
+    }
+
+    /// Takes the chunks out of what comes.
+    async fn take(
+        &self,
+        layer: &Arc<Layer>,
+        next: &mut u32,
+        span: Range<u64>,
+        mut answer: BlobAnswer,
+        deadline: Instant,
+    ) -> Result<(), ReadError> {
+        let late = |_| UpstreamError::Timeout;
         // Who does not know ranges sends it all.
         let mut skip = if answer.range.is_some() { 0 } else { span.start };
         let (mut packed, mut start) = (BytesMut::new(), span.start);

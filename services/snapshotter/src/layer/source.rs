@@ -10,11 +10,12 @@ use std::time::Duration;
 use api::{Digest, RepositoryName};
 use bytes::{Bytes, BytesMut};
 use estargz::footer::{self, FOOTER_SIZE};
-use upstream::{BlobBody, Client, UpstreamError};
+use upstream::{BlobBody, UpstreamError};
 
 use super::ReadError;
 use crate::error::with_causes;
 use crate::layers::{Clients, Via};
+use crate::registries::Hosts;
 
 /// The most places that a layer's bytes come from.
 const MOST: usize = 8;
@@ -50,7 +51,7 @@ impl Source {
     }
 
     /// Returns whom to ask. Not kept: credentials change.
-    pub(crate) fn client(&self) -> Result<Client, UpstreamError> {
+    pub(super) fn hosts(&self) -> Result<Hosts, UpstreamError> {
         self.clients.of(self.via, &self.host).map_err(|error| UpstreamError::Protocol { what: with_causes(&error) })
     }
 
@@ -75,7 +76,7 @@ impl Source {
             let what = format!("{expected} bytes without a file's; the most is {LARGEST_MEMBERS}");
             return Err(UpstreamError::Protocol { what }.into());
         }
-        let answer = self.client()?.blob(&self.name, &self.blob, Some(range.clone())).await?;
+        let (answer, _) = self.hosts()?.blob(&self.name, &self.blob, range).await?;
         // Who does not know ranges sends it all.
         let skip = if answer.range.is_some() { 0 } else { range.start };
         Ok(Piece { body: answer.body, skip, expected, received: 0 })
@@ -169,8 +170,10 @@ impl Sources {
         self.all()[0].clone()
     }
 
+    /// Returns how many may be asked, mirrors too.
     pub(super) fn count(&self) -> u32 {
-        self.all().len() as u32
+        let all = self.all().clone();
+        all.iter().map(|one| one.hosts().map_or(1, |hosts| hosts.count())).sum()
     }
 
     pub(super) fn have(&self, via: Via, host: &str, repository: &str) -> bool {
@@ -190,6 +193,16 @@ impl Sources {
             all.pop();
         }
         all.push(source);
+    }
+
+    /// Has another one asked next: another host of who is the first, and another place.
+    pub(super) fn turn(&self) {
+        let first = self.first();
+        // Who cannot be asked is left all the same.
+        if let Ok(hosts) = first.hosts() {
+            hosts.turn();
+        }
+        self.turn_from(&first);
     }
 
     /// Has another one asked next, if `failed` is the one that would be: of many who failed with it one counts.

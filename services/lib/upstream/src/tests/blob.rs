@@ -157,6 +157,26 @@ async fn a_redirect_is_followed_without_authorization_and_remembered() {
     assert_eq!(registry.count("/v2/other/app/"), 2, "another repository used what this one was told");
 }
 
+/// What is sent along to a registry is not for where it redirects; its URL may say all of the API's root.
+#[tokio::test]
+async fn headers_and_path_are_the_registrys_own() {
+    let cdn = Server::start(store).await;
+    let registry = redirecting(format!("{}/signed", cdn.url)).await;
+    let mut headers = http::HeaderMap::new();
+    headers.insert("x-node", http::HeaderValue::from_static("n"));
+    let url = format!("{}/v2/hub", registry.url);
+    let settings = Settings { headers, is_api_root: true, ..settings(&url) };
+    assert_eq!(
+        read(Client::new(settings).unwrap().blob(&name(), &digest(), None).await.unwrap()).await.unwrap(),
+        BYTES
+    );
+    let asked = registry.requests();
+    let asked = asked.iter().filter(|request| !request.target.starts_with("/token"));
+    assert!(asked.clone().count() == 2 && asked.clone().all(|request| request.header("x-node") == Some("n")));
+    assert!(asked.clone().all(|request| request.target.starts_with("/v2/hub/library/app/blobs/")));
+    assert!(cdn.requests().iter().all(|request| request.header("x-node").is_none()));
+}
+
 #[tokio::test]
 async fn a_remembered_place_that_fails_starts_over_at_the_registry() {
     for status in [401, 403, 404, 500] {
