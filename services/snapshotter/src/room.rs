@@ -50,20 +50,25 @@ impl Room {
     /// Counts bytes that are about to be on the disk, when there is room for them.
     pub(crate) async fn reserve(&self, bytes: u64) {
         let deadline = Instant::now() + PATIENCE;
-        while !self.has_room(bytes) {
+        while !self.takes(bytes) {
             if Instant::now() >= deadline {
                 tracing::warn!(bytes, "nothing can be evicted: the cache goes over its cap");
-                break;
+                self.add(bytes);
+                return;
             }
             self.greediest.fetch_max(bytes, Ordering::AcqRel);
             self.wanted.notify_one();
             tokio::time::sleep(STEP).await;
         }
-        self.add(bytes);
     }
 
-    fn has_room(&self, bytes: u64) -> bool {
-        self.cap.is_none_or(|cap| self.used.load(Ordering::Acquire) + bytes <= cap)
+    /// Counts bytes if there is room for them. Of many at once each sees those before it.
+    fn takes(&self, bytes: u64) -> bool {
+        let taken = self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
+            let used = used.saturating_add(bytes);
+            self.cap.is_none_or(|cap| used <= cap).then_some(used)
+        });
+        taken.is_ok()
     }
 
     /// Has bytes evicted where that is possible, whatever the cap: the disk is full.
@@ -109,6 +114,11 @@ mod tests {
         assert!(start.elapsed() < PATIENCE);
         room.reserve(50).await;
         assert!(start.elapsed() >= PATIENCE);
+        room.release(1000);
+        tokio::join!(room.reserve(60), room.reserve(60), async {
+            assert_eq!(room.wanted().await, 30, "60 and 60 of 90: one has to wait");
+            room.release(60);
+        });
         room.release(1000);
         assert!(room.is_ample(75) && !room.is_ample(76));
         Room::new(0).reserve(u64::MAX).await;
