@@ -13,6 +13,7 @@ use upstream::Client;
 
 use crate::config::Config;
 use crate::containerd::{Blob, Containerd};
+use crate::layer::Place;
 use crate::layers::{Clients, Via};
 use crate::proxies::Proxies;
 use crate::registries::Registries;
@@ -63,7 +64,7 @@ pub async fn fetch_content(config: &Config, namespace: &str, image: &str) -> any
     })?;
     let clients =
         Clients { proxies: Arc::new(Proxies::new(&config.proxy)?), registries: Arc::new(Registries::new(config)) };
-    let sources = sources(&clients, &host)?;
+    let sources = sources(&clients, &host, &name)?;
     containerd.keep_for(KEPT).await?;
     let mut fetched = Fetched { image: image.to_owned(), layers: Vec::new() };
     for layer in layers(&containerd, target, media_type).await? {
@@ -76,12 +77,22 @@ pub async fn fetch_content(config: &Config, namespace: &str, image: &str) -> any
     Ok(fetched)
 }
 
-/// Returns who may have an image's layers: the proxy, then the registry itself.
-fn sources(clients: &Clients, host: &str) -> anyhow::Result<Vec<Client>> {
-    let (proxy, registry) = (clients.of(Via::Proxy, host), clients.of(Via::Registry, host));
-    match (proxy, registry) {
-        (Err(_), Err(error)) => Err(error.into()),
-        (proxy, registry) => Ok(proxy.into_iter().chain(registry).flat_map(|hosts| hosts.clients().to_vec()).collect()),
+/// Returns who may have an image's layers: the proxy, then the registry itself and its mirrors.
+fn sources(clients: &Clients, registry: &str, name: &RepositoryName) -> anyhow::Result<Vec<Client>> {
+    let place = |via, host| Place { via, registry: registry.to_owned(), host, name: name.clone() };
+    let places = [Via::Proxy, Via::Registry]
+        .into_iter()
+        .flat_map(|via| clients.hosts(via, registry).into_iter().map(move |host| place(via, host)));
+    let (mut found, mut failed) = (Vec::new(), None);
+    for place in places {
+        match clients.of(&place) {
+            Ok(client) => found.push(client),
+            Err(error) => failed = Some(error),
+        }
+    }
+    match failed.filter(|_| found.is_empty()) {
+        Some(error) => Err(error.into()),
+        None => Ok(found),
     }
 }
 

@@ -36,7 +36,7 @@ use window::{Reach, Window};
 
 pub(crate) use error::{OpenError, ReadError};
 pub(crate) use proof::{Commitment, Expected, Proof};
-pub(crate) use source::{Source, patience};
+pub(crate) use source::{Place, Source, patience};
 pub(crate) use verdicts::Verdict;
 
 /// How long a read is tried again while somebody says when to come back: a twin that was evicted is made again.
@@ -113,26 +113,28 @@ pub(crate) enum Wanted {
 }
 
 impl Layer {
-    /// Opens the layer in `folder`, whose files are `tree`, which takes `share` of the memory. May take its time.
+    /// Opens the layer in `folder`, whose files are `tree`, which takes `share` of the memory. Its bytes come from `sources`, of which
+    /// there is at least one. May take its time.
     ///
     /// # Errors
     /// See [`OpenError`].
     pub(crate) fn open(
         folder: &Path,
+        (blob, size): (&Digest, u64),
         (tree, mut share): (Tree, Share),
-        source: Source,
+        sources: Vec<Source>,
         common: Common,
     ) -> Result<Self, OpenError> {
         share.resize(tree.bytes())?;
         let data = Data::open(folder, &tree).map_err(|source| OpenError::Io { path: folder.to_owned(), source })?;
-        let window = Window::new(source.size);
+        let window = Window::new(size);
         let layer = Self {
             tree,
             _share: share,
             data,
-            blob: source.blob.clone(),
-            size: source.size,
-            sources: Sources::new(source),
+            blob: blob.clone(),
+            size,
+            sources: Sources::new(sources),
             running: Mutex::default(),
             window,
             folder: folder.to_owned(),
@@ -146,6 +148,13 @@ impl Layer {
         };
         layer.common.room.add(layer.here());
         Ok(layer)
+    }
+
+    fn source_for(&self, wanted: Wanted) -> Source {
+        match wanted {
+            Wanted::Bytes | Wanted::Ahead => self.sources.first(),
+            Wanted::Tar => self.sources.for_tar(),
+        }
     }
 
     /// Tells whether a repository is one of those that its bytes come from.
@@ -260,7 +269,7 @@ impl Layer {
         let begun = Instant::now();
         let (mut pause, mut corrupt) = (FIRST_PAUSE, 0);
         loop {
-            let asked = self.sources.first();
+            let asked = self.source_for(wanted);
             let error = match self.try_all(chunks.clone(), wanted).await {
                 Ok(()) => return Ok(()),
                 Err(error) => error,

@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 use api::lazy::Toc;
 use api::{Digest, LazyTwin, RepositoryName};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, Semaphore};
 use upstream::{Client, UpstreamError};
 
-use crate::layer::{Commitment, Common, Expected, Layer, OpenError, Source};
+use crate::layer::{Commitment, Common, Expected, Layer, OpenError, Place, Source};
 use crate::memory::Share;
 use crate::proxies::Proxies;
-use crate::registries::{Hosts, Registries, RegistryError};
+use crate::registries::{Registries, RegistryError};
 use crate::room::Room;
 use crate::status::Reads;
 use crate::toc_file::{self, Growing, LARGEST_TOC, TocFile};
@@ -63,16 +63,33 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    /// Returns who is asked about images of the registry `host`.
+    /// Returns a client of who has a place.
     ///
     /// # Errors
     /// [`LayerError::NoProxy`] or [`LayerError::Registry`].
-    pub(crate) fn of(&self, via: Via, host: &str) -> Result<Hosts, LayerError> {
+    pub(crate) fn of(&self, place: &Place) -> Result<Client, LayerError> {
+        let Place { via, registry, host, .. } = place;
         match via {
-            Via::Proxy => Ok(Hosts::one(self.proxy(host)?)),
-            Via::Registry => {
-                self.registries.of(host).map_err(|source| LayerError::Registry { host: host.to_owned(), source })
-            }
+            Via::Proxy => self.proxy(registry),
+            Via::Registry => self
+                .registries
+                .client(registry, *host)
+                .map_err(|source| LayerError::Registry { host: registry.clone(), source }),
+        }
+    }
+
+    /// Returns whom images of a registry are asked of, who is to be asked first: the numbers of its hosts.
+    pub(crate) fn hosts(&self, via: Via, registry: &str) -> Vec<usize> {
+        match via {
+            Via::Proxy => vec![0],
+            Via::Registry => self.registries.hosts(registry),
+        }
+    }
+
+    /// Has who does not answer asked last for a while.
+    pub(crate) fn note(&self, place: &Place, error: &UpstreamError) {
+        if place.via == Via::Registry {
+            self.registries.note(&place.registry, place.host, error);
         }
     }
 
@@ -233,13 +250,20 @@ impl Layers {
         self.folder.join(format!("{}-{}-{}", key.twin.hex(), key.size, key.toc.hex()))
     }
 
-    fn source(&self, origin: &Origin) -> Result<Source, LayerError> {
+    /// Returns who has a layer's bytes, who is to be asked first; there is always somebody.
+    fn sources(&self, origin: &Origin) -> Result<Vec<Source>, LayerError> {
+        let (via, registry) = (origin.via, &origin.host);
         let name = RepositoryName::parse(&origin.repository);
-        let name = name.map_err(|_| LayerError::NoProxy { host: origin.host.clone() })?;
-        let (clients, host) = (Arc::clone(&self.clients), origin.host.clone());
+        let name = name.map_err(|_| LayerError::NoProxy { host: registry.clone() })?;
         let is_trusted = self.trust.covers(origin);
-        let (via, blob, size) = (origin.via, origin.twin.clone(), origin.twin_size);
-        Ok(Source { clients, via, host, name, blob, size, is_trusted })
+        let source = |host| Source {
+            clients: Arc::clone(&self.clients),
+            place: Place { via, registry: registry.clone(), host, name: name.clone() },
+            blob: origin.twin.clone(),
+            size: origin.twin_size,
+            is_trusted,
+        };
+        Ok(self.clients.hosts(via, registry).into_iter().map(source).collect())
     }
 
     /// Returns a layer of which the TOC is on the disk. Of many who want it one opens it. May take its time.
@@ -264,7 +288,7 @@ impl Layers {
 
     fn open_layer(&self, origin: &Origin, tree: (Tree, Share)) -> Result<Layer, LayerError> {
         let folder = self.folder(&origin.key());
-        Ok(Layer::open(&folder, tree, self.source(origin)?, self.common.clone())?)
+        Ok(Layer::open(&folder, (&origin.twin, origin.twin_size), tree, self.sources(origin)?, self.common.clone())?)
     }
 
     /// Opens a layer whose TOC is on its way, and keeps that if it is right.
@@ -289,7 +313,7 @@ impl Layers {
     /// Returns a layer that is open, which has one more source from now on.
     fn known(&self, layer: &Arc<Layer>, origin: &Origin) -> Result<Arc<Layer>, LayerError> {
         if !layer.comes_from(origin.via, &origin.host, &origin.repository) {
-            layer.add_source(self.source(origin)?);
+            self.sources(origin)?.into_iter().for_each(|source| layer.add_source(source));
         }
         Ok(Arc::clone(layer))
     }
@@ -308,8 +332,10 @@ impl Layers {
     /// # Errors
     /// What went wrong.
     pub(crate) async fn hold(&self, origin: &Origin, holder: &str) -> Result<(), LayerError> {
-        let source = self.source(origin)?;
-        Ok(self.clients.proxy(&source.host)?.hold(&source.name, &source.blob, holder).await?)
+        let proxy = self.clients.proxy(&origin.host)?;
+        let name = RepositoryName::parse(&origin.repository);
+        let name = name.map_err(|_| LayerError::NoProxy { host: origin.host.clone() })?;
+        Ok(proxy.hold(&name, &origin.twin, holder).await?)
     }
 
     /// Tells whether a layer is still one of them.
@@ -362,22 +388,38 @@ impl Layers {
         if origin.toc.size > LARGEST_TOC {
             return Err(LayerError::TooLarge { size: origin.toc.size });
         }
-        let folder = self.folder(&origin.key());
-        let source = self.source(origin)?;
         // Never closed.
         let _arriving = self.arriving.acquire().await;
+        let mut failed = None;
+        for source in self.sources(origin)? {
+            match self.fetch_from(&source, origin, &turn).await {
+                // Somebody else may have it.
+                Err(error @ (LayerError::Upstream(_) | LayerError::Toc { .. })) => failed = Some(error),
+                done => return done,
+            }
+        }
+        Err(failed.unwrap_or(LayerError::NoProxy { host: origin.host.clone() }))
+    }
+
+    async fn fetch_from(
+        self: &Arc<Self>,
+        source: &Source,
+        origin: &Origin,
+        turn: &Arc<OwnedMutexGuard<()>>,
+    ) -> Result<Arc<Layer>, LayerError> {
+        let folder = self.folder(&origin.key());
         let new = folder.clone();
         let (file, growing) = telemetry::blocking(move || TocFile::new(&new)).await?;
         // It is read as it comes.
-        let (layers, of, mine) = (Arc::clone(self), origin.clone(), Arc::clone(&turn));
+        let (layers, of, mine) = (Arc::clone(self), origin.clone(), Arc::clone(turn));
         let open = telemetry::blocking(move || {
             let _mine = mine;
             layers.open_new(&of, growing)
         });
         let fetch = async {
             match origin.via {
-                Via::Proxy => file.fetch(&source, &origin.toc).await,
-                Via::Registry => file.extract(&source, &folder).await,
+                Via::Proxy => file.fetch(source, &origin.toc).await,
+                Via::Registry => file.extract(source, &folder).await,
             }
         };
         let (fetched, opened) = tokio::join!(fetch, open);
@@ -390,8 +432,7 @@ impl Layers {
     /// # Errors
     /// See [`LayerError`].
     pub(crate) async fn own(&self, wanted: &Wanted, toc: &Digest, below: Option<Digest>) -> Result<Origin, LayerError> {
-        let hosts = self.clients.of(Via::Registry, &wanted.host)?;
-        let size = hosts.blob_size(&wanted.name, &wanted.layer).await?;
+        let size = self.size_of(wanted).await?;
         Ok(Origin {
             via: Via::Registry,
             host: wanted.host.clone(),
@@ -403,6 +444,29 @@ impl Layers {
             expected: Expected { commitment: Commitment::Chain { below, chain: wanted.chain.clone() }, tail: None },
             is_bare: false,
         })
+    }
+
+    async fn size_of(&self, wanted: &Wanted) -> Result<u64, LayerError> {
+        let mut failed = None;
+        for host in self.clients.hosts(Via::Registry, &wanted.host) {
+            let (registry, name) = (wanted.host.clone(), wanted.name.clone());
+            let place = Place { via: Via::Registry, registry, host, name };
+            let told = match self.clients.of(&place) {
+                Ok(client) => client.blob_size(&wanted.name, &wanted.layer).await,
+                Err(error) => {
+                    failed = Some(error);
+                    continue;
+                }
+            };
+            match told {
+                Ok(size) => return Ok(size),
+                Err(error) => {
+                    self.clients.note(&place, &error);
+                    failed = Some(error.into());
+                }
+            }
+        }
+        Err(failed.unwrap_or(LayerError::NoProxy { host: wanted.host.clone() }))
     }
 
     /// Notes that somebody works on a layer that has no snapshot yet.

@@ -1,28 +1,27 @@
 //! [`Registries`]: the registries themselves, for images whose own layers are eStargz.
 
-mod hosts;
 mod hosts_file;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use upstream::docker_config::{self, DockerConfigError};
-use upstream::{Client, Credentials, RetryPolicy, Secret, Settings, SettingsError, Timeouts};
+use upstream::{Client, Credentials, RetryPolicy, Secret, Settings, SettingsError, Timeouts, UpstreamError};
 
 use crate::access::{self, Access, FileError, is_loopback};
 use crate::config::{Config, RegistryConfig};
-use hosts_file::{Host, HostsError, Url};
-
-pub(crate) use hosts::Hosts;
+use hosts_file::{Host, Url};
 
 /// How long a registry may take to answer.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long it may take for the next byte of a blob.
 const IDLE: Duration = Duration::from_secs(10);
-/// How long a mirror may take to begin its answer: another one has it, too.
-const MIRROR_HEAD: Duration = Duration::from_secs(5);
+/// How long one of several hosts may take to begin its answer: another one has it, too.
+const HEAD: Duration = Duration::from_secs(5);
+/// How long one that did not answer is asked last.
+const BREAK: Duration = Duration::from_secs(30);
 /// How long clients are used: credentials change.
 const KEPT: Duration = Duration::from_secs(300);
 /// Docker Hub's name in references, its registry, and who gives tokens for it.
@@ -36,7 +35,34 @@ pub(crate) struct Registries {
     configs: HashMap<String, RegistryConfig>,
     hosts_dir: Option<PathBuf>,
     docker_config: Option<PathBuf>,
-    hosts: Mutex<HashMap<String, (Instant, Hosts)>>,
+    known: Mutex<HashMap<String, Known>>,
+}
+
+/// Who has what a registry has.
+#[derive(Debug, Clone)]
+struct Known {
+    at: Instant,
+    hosts: Arc<[Member]>,
+}
+
+/// One of a registry's hosts.
+#[derive(Debug)]
+struct Member {
+    host: Host,
+    client: OnceLock<Client>,
+    /// Until when it is asked last.
+    silent_until: Mutex<Option<Instant>>,
+}
+
+impl Member {
+    fn new(host: Host) -> Self {
+        Self { host, client: OnceLock::new(), silent_until: Mutex::default() }
+    }
+
+    fn is_silent(&self) -> bool {
+        let until = *self.silent_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_some_and(|until| Instant::now() < until)
+    }
 }
 
 /// Why a registry cannot be asked.
@@ -53,12 +79,17 @@ pub(crate) enum RegistryError {
         /// Why not.
         source: DockerConfigError,
     },
-    /// What containerd's configuration says of its hosts cannot be used.
-    #[error(transparent)]
-    Hosts(#[from] HostsError),
     /// Nobody may be pulled from.
-    #[error("the configuration of its hosts lets nobody pull")]
+    #[error("the hosts.toml of the registry lets nobody pull")]
     Nobody,
+    /// The password would be sent for all to read.
+    #[error(
+        "{url} is plain http to another machine: no password is sent there unless its [[registry]] says insecure = true"
+    )]
+    Plain {
+        /// Where it would go.
+        url: String,
+    },
     /// A setting cannot be used.
     #[error(transparent)]
     Settings(#[from] SettingsError),
@@ -70,52 +101,81 @@ impl Registries {
             configs: config.registry.iter().map(|registry| (registry.host.clone(), registry.clone())).collect(),
             hosts_dir: config.hosts_dir.clone(),
             docker_config: config.docker_config.clone(),
-            hosts: Mutex::default(),
+            known: Mutex::default(),
         }
     }
 
-    /// Returns who is asked for what a registry has, by the name that references have for it.
+    /// Returns whom to ask for what a registry has, by the name that references have for it: the numbers of its hosts, in the order of
+    /// the configuration, but those that did not answer last. There is always one.
+    pub(crate) fn hosts(&self, name: &str) -> Vec<usize> {
+        let hosts = self.known(name).hosts;
+        let mut numbers: Vec<usize> = (0..hosts.len().max(1)).collect();
+        numbers.sort_by_key(|&number| hosts.get(number).is_some_and(Member::is_silent));
+        numbers
+    }
+
+    /// Returns a client of one of a registry's hosts.
     ///
     /// # Errors
     /// See [`RegistryError`].
-    pub(crate) fn of(&self, name: &str) -> Result<Hosts, RegistryError> {
-        let known = || self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, hosts)) = known().get(name).filter(|(made, _)| made.elapsed() < KEPT) {
-            return Ok(hosts.clone());
+    pub(crate) fn client(&self, name: &str, host: usize) -> Result<Client, RegistryError> {
+        let Known { hosts, .. } = self.known(name);
+        let member = hosts.get(host).ok_or(RegistryError::Nobody)?;
+        if let Some(client) = member.client.get() {
+            return Ok(client.clone());
         }
-        let clients = self.hosts_of(name)?.iter().map(|host| self.client(name, host)).collect::<Result<_, _>>()?;
-        let hosts = Hosts::new(clients).ok_or(RegistryError::Nobody)?;
-        let mut known = known();
-        known.retain(|_, (made, _)| made.elapsed() < KEPT);
-        known.insert(name.to_owned(), (Instant::now(), hosts.clone()));
-        Ok(hosts)
+        let head = if hosts.len() > 1 { HEAD } else { Timeouts::default().head };
+        let client = self.new_client(name, &member.host, head)?;
+        Ok(member.client.get_or_init(|| client).clone())
     }
 
-    /// Returns who is asked for what the registry `name` has: where its own table says where it is, that is all.
-    fn hosts_of(&self, name: &str) -> Result<Vec<Host>, RegistryError> {
-        let is_said = self.configs.get(name).is_some_and(|config| config.url.is_some());
-        match self.hosts_dir.as_ref().filter(|_| !is_said) {
-            Some(root) => Ok(hosts_file::read(root, name)?),
-            None => Ok(vec![Host::default()]),
+    /// Notes what a host answered: one that does not answer is asked last for a while.
+    pub(crate) fn note(&self, name: &str, host: usize, error: &UpstreamError) {
+        tracing::debug!(registry = name, host, error = error as &dyn std::error::Error, "a host does not send a blob");
+        if !matches!(error, UpstreamError::Timeout | UpstreamError::Network { .. }) {
+            return;
         }
+        if let Some(member) = self.known(name).hosts.get(host) {
+            *member.silent_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + BREAK);
+        }
+    }
+
+    fn known(&self, name: &str) -> Known {
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(fresh) = known().get(name).filter(|known| known.at.elapsed() < KEPT) {
+            return fresh.clone();
+        }
+        // Where a registry's own table says where it is, that is all.
+        let is_said = self.configs.get(name).is_some_and(|config| config.url.is_some());
+        let hosts = match self.hosts_dir.as_ref().filter(|_| !is_said) {
+            Some(folders) => hosts_file::read(folders, name),
+            None => vec![Host::default()],
+        };
+        let new = Known { at: Instant::now(), hosts: hosts.into_iter().map(Member::new).collect() };
+        let mut known = known();
+        known.retain(|_, known| known.at.elapsed() < KEPT);
+        // Another one may have been as fast.
+        known.entry(name.to_owned()).or_insert(new).clone()
     }
 
     /// Makes a client of `host`, who is the registry `name` or stands for it.
-    fn client(&self, name: &str, host: &Host) -> Result<Client, RegistryError> {
-        let config = self.configs.get(name);
-        let own_url = || config.and_then(|config| config.url.clone()).unwrap_or_else(|| default_url(name));
-        let stands_for_it = |url: &Url| url.authority != name && url.authority != authority_of(name);
-        let mirror = host.url.as_ref().filter(|url| stands_for_it(url));
-        // What is said of the registry holds for itself alone.
-        let config = config.filter(|_| mirror.is_none());
+    fn new_client(&self, name: &str, host: &Host, head: Duration) -> Result<Client, RegistryError> {
+        let stands_for_it = |url: &&Url| url.authority != name && url.authority != authority_of(name);
+        let mirror = host.url.as_ref().filter(stands_for_it).map(|url| url.authority.as_str());
+        let known_as = mirror.unwrap_or(name);
+        let config = self.configs.get(known_as);
         let access = config.map(|config| config.access.clone()).unwrap_or_default();
         let mut auth_hosts = config.map(|config| config.auth_hosts.clone()).unwrap_or_default();
-        if name == DOCKER_HUB && mirror.is_none() {
+        if authority_of(known_as) == DOCKER_HUB_AUTHORITY {
             auth_hosts.push(DOCKER_HUB_TOKENS.to_owned());
         }
-        let url = host.url.as_ref().map_or_else(own_url, |url| url.text.clone());
-        let head = if mirror.is_some() { MIRROR_HEAD } else { Timeouts::default().head };
-        let known_as = mirror.map_or(name, |url| &url.authority);
+        let url = match &host.url {
+            Some(url) => url.text.clone(),
+            None => config.and_then(|config| config.url.clone()).unwrap_or_else(|| default_url(name)),
+        };
+        if access.username.is_some() && access.check(&url).is_err() {
+            return Err(RegistryError::Plain { url });
+        }
         let client = Client::new(Settings {
             plain_http: url.starts_with("http://"),
             auth_hosts,
@@ -183,25 +243,69 @@ fn identity(host: &Host) -> Result<Option<Secret>, FileError> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
-    fn names(config: &str, folder: &std::path::Path, registry: &str) -> Vec<String> {
+    fn registries(config: &str, folder: &Path) -> Registries {
         let config: Config = toml::from_str(config).unwrap();
-        let registries = Registries::new(&Config { hosts_dir: Some(folder.to_owned()), docker_config: None, ..config });
-        registries.of(registry).unwrap().clients().iter().map(|client| client.name().to_owned()).collect()
+        Registries::new(&Config { hosts_dir: Some(folder.to_owned()), docker_config: None, ..config })
+    }
+
+    fn names(config: &str, folder: &Path, registry: &str) -> Vec<String> {
+        let registries = registries(config, folder);
+        let name = |host| registries.client(registry, host).unwrap().name().to_owned();
+        registries.hosts(registry).into_iter().map(name).collect()
+    }
+
+    fn write(folder: &Path, text: &str) {
+        std::fs::create_dir_all(folder.join("_default")).unwrap();
+        std::fs::write(folder.join("_default/hosts.toml"), text).unwrap();
     }
 
     #[test]
     fn a_table_with_a_url_goes_before_the_files() {
         let folder = tempfile::tempdir().unwrap();
-        let own = folder.path().join("_default");
-        std::fs::create_dir(&own).unwrap();
-        std::fs::write(own.join("hosts.toml"), "[host.'http://mirror.example:5000']").unwrap();
+        let folder = folder.path();
+        write(folder, "[host.'http://mirror.example:5000']");
         let (with_url, without) = ("[[registry]]\nhost = 'a'\nurl = 'http://a:80'", "[[registry]]\nhost = 'a'");
-        assert_eq!(names(with_url, folder.path(), "a"), ["a"]);
-        assert_eq!(names(without, folder.path(), "a"), ["mirror.example:5000", "a"]);
-        assert_eq!(names("", folder.path(), "docker.io"), ["mirror.example:5000", "docker.io"]);
-        std::fs::write(own.join("hosts.toml"), "server = 'https://registry-1.docker.io'").unwrap();
-        assert_eq!(names("", folder.path(), "docker.io"), ["docker.io"]);
+        assert_eq!(names(with_url, folder, "a"), ["a"]);
+        assert_eq!(names(without, folder, "a"), ["mirror.example:5000", "a"]);
+        assert_eq!(names("", folder, "docker.io"), ["mirror.example:5000", "docker.io"]);
+        write(folder, "server = 'https://registry-1.docker.io'");
+        assert_eq!(names("", folder, "docker.io"), ["docker.io"]);
+    }
+
+    #[test]
+    fn who_does_not_answer_is_asked_last_and_who_cannot_be_asked_is_alone_in_that() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        write(folder, "[host.'http://one']\n[host.'http://two']\nca = 'none.crt'\n");
+        let registries = registries("", folder);
+        assert_eq!(registries.hosts("a"), [0, 1, 2]);
+        registries.note("a", 0, &UpstreamError::NotFound);
+        registries.note("a", 1, &UpstreamError::Timeout);
+        assert_eq!(registries.hosts("a"), [0, 2, 1]);
+        assert_eq!(registries.hosts("b"), [0, 1, 2]);
+        assert!(matches!(registries.client("a", 1), Err(RegistryError::File(_))));
+        assert_eq!(registries.client("a", 2).unwrap().name(), "a");
+        write(folder, "capabilities = ['push']\nserver = 'http://a'");
+        assert_eq!(registries.hosts("c"), [0]);
+        assert!(matches!(registries.client("c", 0), Err(RegistryError::Nobody)));
+    }
+
+    #[test]
+    fn no_password_leaves_the_machine_for_all_to_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        write(folder, "server = 'http://a'\n[host.'https://mirror']");
+        std::fs::write(folder.join("password"), "secret").unwrap();
+        let password = folder.join("password").display().to_string();
+        let table = |insecure| {
+            format!("[[registry]]\nhost = 'a'\nusername = 'u'\npassword_file = '{password}'\ninsecure = {insecure}")
+        };
+        assert!(matches!(registries(&table(false), folder).client("a", 1), Err(RegistryError::Plain { .. })));
+        registries(&table(true), folder).client("a", 1).unwrap();
+        registries(&table(false), folder).client("a", 0).unwrap();
     }
 }

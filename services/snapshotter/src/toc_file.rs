@@ -15,7 +15,7 @@ use estargz::{TOC_NAME, Toc as Parsed, TocEntry, TocError};
 use flate2::bufread::MultiGzDecoder;
 use upstream::UpstreamError;
 
-use crate::layer::{OpenError, ReadError, Source};
+use crate::layer::{OpenError, Place, ReadError, Source};
 use crate::layers::LayerError;
 use crate::memory::Share;
 use crate::tree::{Builder, Tree};
@@ -69,8 +69,9 @@ impl TocFile {
     /// # Errors
     /// See [`LayerError`].
     pub(crate) async fn fetch(self, source: &Source, toc: &Toc) -> Result<(), LayerError> {
-        let Source { clients, host, name, .. } = source;
-        let (proxy, client) = clients.proxies.of(host).ok_or_else(|| LayerError::NoProxy { host: host.clone() })?;
+        let Source { clients, place: Place { registry, name, .. }, .. } = source;
+        let found = clients.proxies.of(registry);
+        let (proxy, client) = found.ok_or_else(|| LayerError::NoProxy { host: registry.clone() })?;
         let mut body = proxy.ask(SLOW_STORE, client.toc(name, toc)).await?;
         let mut writer = Writer::new(self, body.is_packed)?;
         while let Some(bytes) = body.chunk().await.inspect_err(|error| proxy.note(error))? {

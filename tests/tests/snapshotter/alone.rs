@@ -1,6 +1,7 @@
 //! Images whose own layers are eStargz, mounted from their registry, with no proxy.
 
 use std::io::Write;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use e2e::{
@@ -103,8 +104,8 @@ fn what_is_read_first_comes_early() {
     assert!(fetched < 10 << 20, "{fetched} bytes");
 }
 
-/// Mirrors are asked as containerd's `hosts.toml` says, in its order: one that does not have a blob, sends something else or is away
-/// is left for the next.
+/// Mirrors are asked as containerd's `hosts.toml` says, in its order: one that does not answer, does not have a blob, sends something
+/// else or is away is left for the next.
 #[test]
 fn mirrors_are_asked_as_containerd_does() {
     if !is_root() {
@@ -113,8 +114,8 @@ fn mirrors_are_asked_as_containerd_does() {
     let registry = World::bare();
     push_bulky(&registry);
     let scratch = Scratch::new().unwrap();
-    let hosts_dir = scratch.folder("hosts").unwrap().display().to_string();
-    let bench = Bench::start_with(&format!("fill_after = '1h'\nhosts_dir = '{hosts_dir}'\n{TRUST_ALL}"));
+    let [hosts_dir, own_dir] = ["hosts", "own"].map(|name| scratch.folder(name).unwrap().display().to_string());
+    let bench = Bench::start_with(&format!("fill_after = '1h'\nhosts_dir = '/none:{own_dir}'\n{TRUST_ALL}"));
     let digest = convert(&bench.containerd, &registry, BULKY, None);
     let manifest = registry.document(BULKY, &format!("manifests/{digest}")).unwrap();
     let bulk = manifest["layers"].as_array().unwrap().last().unwrap();
@@ -122,7 +123,12 @@ fn mirrors_are_asked_as_containerd_does() {
     let mut mirrors = [(); 3].map(|()| Relay::start(registry.at()).unwrap());
     mirrors[0].add(Rule::new(blob, Fault::Status(404, Vec::new())));
     let host = |mirror: &Relay| format!("[host.'http://{0}']\n[host.'http://{0}'.header]\nX-Node = 'n'\n", mirror.at());
-    scratch.write("hosts/registry.example/hosts.toml", &mirrors.iter().map(host).collect::<String>()).unwrap();
+    let hosts: String = mirrors.iter().map(host).collect();
+    scratch.write("hosts/registry.example/hosts.toml", &hosts).unwrap();
+    // For which containerd would wait for ever.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let hosts = format!("[host.'http://{}']\n{hosts}", silent.local_addr().unwrap());
+    scratch.write("own/registry.example/hosts.toml", &hosts).unwrap();
 
     // Nobody has that name.
     let reference = format!("registry.example/{BULKY}@{digest}");
@@ -160,6 +166,38 @@ fn mirrors_are_asked_as_containerd_does() {
     mirrors[2].stop();
     read(80..90);
     assert!(!bench.snapshotter.log().contains("a read of a layer failed"), "{}", bench.snapshotter.log());
+}
+
+/// What a mirror sends that is not in the image, between the bytes of its files or broken there, is fetched of the registry.
+#[test]
+fn a_mirror_that_lies_is_left_for_its_registry() {
+    if !is_root() {
+        return skip("a_mirror_that_lies_is_left_for_its_registry", "not root");
+    }
+    let (world, own) = (World::empty(), World::bare());
+    let scratch = Scratch::new().unwrap();
+    let hosts_dir = scratch.folder("hosts").unwrap().display().to_string();
+    let bench = Bench::start_with(&format!("hosts_dir = '{hosts_dir}'\n"));
+    let (liar, name) = (Relay::start(own.at()).unwrap(), "registry.example");
+    let hosts = format!("server = 'http://{}'\n[host.'http://{}']\n", own.at(), liar.at());
+    scratch.write(&format!("hosts/{name}/hosts.toml"), &hosts).unwrap();
+    for (contents, why) in [("lies", "is not what it should be"), ("breaks", "is not what its digest says")] {
+        let blob = estargz(&world, contents, contents.as_bytes());
+        let (diff_id, (toc_offset, toc)) = (e2e::digest(&gunzip(&blob)), altered::toc(&blob));
+        let lie = Fault::Document("application/octet-stream".to_owned(), with_other_head(&blob));
+        // The checksum at the end of the last member before the TOC.
+        let broken = Fault::Corrupt(toc_offset as u64 - 6);
+        let layer = push::layer(&own, REPOSITORY, GZIP, blob.into(), diff_id.clone());
+        liar.add(Rule::new(&layer.digest, if contents == "lies" { lie } else { broken }));
+        let image = push_own(&own, &layer, &toc, &layer).replace(&own.at().to_string(), name);
+        let pull = ["images", "rpull", "--hosts-dir", &hosts_dir, "--snapshotter", Snapshotter::NAME, &image];
+        run(bench.containerd.ctr_remote().args(pull)).unwrap();
+        let tree = bench.tree(Snapshotter::NAME, &diff_id).unwrap();
+        let Kind::File(_, digest) = &tree.entries[Path::new("program")].kind else { panic!("{tree:?}") };
+        assert_eq!(*digest, e2e::digest(contents.as_bytes()));
+        let log = bench.snapshotter.log();
+        assert!(log.contains(why) && log.contains("proven and mounted") && !log.contains("ordinary"), "{log}");
+    }
 }
 
 /// An own image in a registry that wants a login, which Docker's configuration has.

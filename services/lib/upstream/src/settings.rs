@@ -26,7 +26,8 @@ pub struct Settings {
     pub any_certificate: bool,
     /// The certificate and key in PEM that the server is shown, where it asks for one.
     pub identity_pem: Option<Secret>,
-    /// What is sent along to the registry, and not to where it redirects.
+    /// What is sent along to the registry, also for tokens, but not to where it redirects; an `Authorization` only where there is no
+    /// other one.
     pub headers: HeaderMap,
     /// The path of [`Self::url`] stands in the place of `/v2`, and not in front of it. Default `false`.
     pub is_api_root: bool,

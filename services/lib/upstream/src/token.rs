@@ -171,8 +171,10 @@ impl Tokens {
         scope: Option<&str>,
     ) -> Result<Grant, UpstreamError> {
         let url = token_url(&net.boundary, name, realm, service, scope)?;
-        let mut request = net.http.get(url.clone()).header(ACCEPT_ENCODING, "identity");
-        if let Some(basic) = self.credentials.as_ref().and_then(Credentials::basic) {
+        let basic = self.credentials.as_ref().and_then(Credentials::basic);
+        let headers = net.own_headers(&url, basic.is_some());
+        let mut request = net.http.get(url.clone()).headers(headers).header(ACCEPT_ENCODING, "identity");
+        if let Some(basic) = basic {
             request = request.header(AUTHORIZATION, basic);
         }
         let asked = Instant::now();

@@ -78,9 +78,7 @@ impl Net {
         let mut grant = grant;
         for _ in 0..=MAX_REDIRECTS {
             let mut request = self.http.request(call.method.clone(), url.clone()).headers(call.headers.clone());
-            if Origin::of(&url).as_ref() == Some(self.boundary.registry()) {
-                request = request.headers(self.headers.clone());
-            }
+            request = request.headers(self.own_headers(&url, grant.is_some()));
             if let Some(grant) = grant {
                 request = request.header(AUTHORIZATION, grant.header.clone());
             }
@@ -101,6 +99,18 @@ impl Net {
             url = next;
         }
         Err(UpstreamError::protocol(format!("more than {MAX_REDIRECTS} redirects")))
+    }
+
+    /// Returns what goes along to `url`, if that is the registry's own; `is_granted`: it is asked with an authorization of ours.
+    pub(crate) fn own_headers(&self, url: &Url, is_granted: bool) -> HeaderMap {
+        if Origin::of(url).as_ref() != Some(self.boundary.registry()) {
+            return HeaderMap::new();
+        }
+        let mut headers = self.headers.clone();
+        if is_granted {
+            headers.remove(AUTHORIZATION);
+        }
+        headers
     }
 
     /// Sends `request` and returns the head of its answer.

@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use upstream::UpstreamError;
 
 use super::replay::Replayed;
+use super::source::Source;
 use super::verdicts::Verdict;
 use super::{Layer, ReadError, Wanted, inflate};
 use crate::wanted::chain_id;
@@ -131,7 +132,8 @@ impl Layer {
         if !self.data.rests.has(0) {
             idle(0).await?;
             let first = self.tree.chunks().first().map_or(end, |chunk| chunk.offset);
-            self.bring_head(first).await?;
+            let source = self.sources.for_tar();
+            self.bring_head(&source, first).await.inspect_err(|_| self.sources.turn_from(&source))?;
         }
         let idle = &idle;
         let runs = stream::iter(self.missing_runs().map(Ok));
@@ -163,9 +165,13 @@ impl Layer {
     /// # Errors
     /// The disk's, or that of what is fetched for it.
     pub(crate) async fn prove(self: &Arc<Self>, expected: &Expected) -> Result<Proof, ReadError> {
+        let source = self.sources.for_tar();
         let end_of_twin = match expected.tail {
             // The TOC is part of this tar, and its header is nowhere else.
-            None => Some(self.sources.first().toc_members(self.end().await?, &self.folder).await?),
+            None => {
+                let members = source.toc_members(self.end().await?, &self.folder).await;
+                Some(members.inspect_err(|_| self.sources.turn_from(&source))?)
+            }
             Some(_) => None,
         };
         // Never closed.
@@ -175,7 +181,7 @@ impl Layer {
             Ok(found) => Ok(layer.remember(&expected, &found)?),
             // Only what was fetched for it is packed.
             Err(ReadError::Disk(error)) if error.kind() == io::ErrorKind::InvalidData => {
-                layer.sources.turn();
+                layer.sources.turn_from(&source);
                 Err(broken())
             }
             Err(error) => Err(error),
@@ -186,14 +192,14 @@ impl Layer {
     fn remember(&self, expected: &Expected, found: &Replayed) -> io::Result<Proof> {
         let is_expected = expected.commitment.is_met_by(&found.tar);
         if is_expected && found.story.is_ok() {
+            self.sources.acquit();
             self.verdicts.put(expected, Proof::Proven)?;
             return Ok(Proof::Proven);
         }
-        // What lies between the files is verified by this alone: it is fetched again, of each place that has it.
-        if !is_expected && self.verdict(expected).suspect() < self.sources.count() {
+        // What lies between the files is verified by this alone: it is fetched again, all of each place that has it.
+        if !is_expected && self.sources.suspect(&self.verdict(expected)) {
             let tar = &found.tar;
             tracing::warn!(blob.digest = %self.blob, %tar, "a layer is not what it should be and is fetched again");
-            self.sources.turn();
             self.data.rests.clear()?;
             *self.end.lock().unwrap_or_else(PoisonError::into_inner) = None;
             return Ok(Proof::Pending);
@@ -212,21 +218,22 @@ impl Layer {
         if let Some(end) = self.known_end() {
             return Ok(end);
         }
-        let end = self.sources.first().toc_offset().await?;
+        let source = self.sources.for_tar();
+        let end = source.toc_offset().await.inspect_err(|_| self.sources.turn_from(&source))?;
         // Who says so has another blob.
         if self.tree.chunks().last().is_some_and(|last| end <= last.offset) {
-            self.sources.turn();
+            self.sources.turn_from(&source);
             return Err(UpstreamError::Protocol { what: format!("the TOC cannot begin at {end}") }.into());
         }
         Ok(*self.end.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(end))
     }
 
     /// Fetches what lies before the first chunk, which begins at `first`.
-    async fn bring_head(self: &Arc<Self>, first: u64) -> Result<(), ReadError> {
+    async fn bring_head(self: &Arc<Self>, source: &Source, first: u64) -> Result<(), ReadError> {
         if first == 0 {
             return Ok(self.data.rests.put(0, &[])?);
         }
-        let packed = self.sources.first().members(0..first, &self.folder).await?;
+        let packed = source.members(0..first, &self.folder).await?;
         // Never closed.
         let _alone = HEADS.acquire().await;
         let layer = Arc::clone(self);

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
-use upstream::{BlobAnswer, UpstreamError};
+use upstream::UpstreamError;
 
 use super::inflate::Plain;
 use super::{Layer, ReadError, Wanted, source};
@@ -71,27 +71,9 @@ impl Run {
     /// What comes has to come before the deadline; what is done with it is done to the end.
     async fn fetch_all(&self, layer: &Arc<Layer>, next: &mut u32, deadline: Instant) -> Result<(), ReadError> {
         let late = |_| UpstreamError::Timeout;
-        let (source, span) = (layer.sources.first(), layer.span(self.chunks.clone()));
-        let hosts = source.hosts()?;
-        let answer = hosts.blob(&source.name, &source.blob, &span);
-        let (answer, asked) = timeout_at(deadline, answer).await.map_err(late)??;
-        let taken = self.take(layer, next, span, answer, deadline).await;
-        if matches!(taken, Err(ReadError::Upstream(_) | ReadError::Corrupt { .. })) {
-            hosts.turn_from(asked);
-        }
-        taken
-    }
-
-    /// Takes the chunks out of what comes.
-    async fn take(
-        &self,
-        layer: &Arc<Layer>,
-        next: &mut u32,
-        span: Range<u64>,
-        mut answer: BlobAnswer,
-        deadline: Instant,
-    ) -> Result<(), ReadError> {
-        let late = |_| UpstreamError::Timeout;
+        let source = layer.source_for(self.wanted);
+        let span = layer.span(self.chunks.clone());
+        let mut answer = timeout_at(deadline, source.blob(&span)).await.map_err(late)??;
         // Who does not know ranges sends it all.
         let mut skip = if answer.range.is_some() { 0 } else { span.start };
         let (mut packed, mut start) = (BytesMut::new(), span.start);
@@ -164,6 +146,12 @@ impl Run {
                 let Some(mut unpacked) = unpacked.ok().filter(|unpacked| chunk.is(&unpacked.payload)) else {
                     return (number, Err(ReadError::Corrupt { chunk: number }));
                 };
+                if wanted != Wanted::Tar && layer.sources.is_one_alone() {
+                    unpacked.rest = None;
+                } else if wanted == Wanted::Tar && unpacked.rest.is_none() && (next.is_some() || is_whole) {
+                    // What is behind it does not unpack.
+                    return (number, Err(ReadError::Corrupt { chunk: number }));
+                }
                 if number > 0 && layer.tree.chunks()[number as usize - 1].offset == chunk.offset {
                     // That is the chunk before it, and what lies behind that.
                     unpacked.before.clear();

@@ -1,5 +1,6 @@
 //! [`Source`]: where the bytes of a twin come from; [`Sources`]: all places that have them.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Seek, Write};
 use std::ops::Range;
@@ -10,12 +11,12 @@ use std::time::Duration;
 use api::{Digest, RepositoryName};
 use bytes::{Bytes, BytesMut};
 use estargz::footer::{self, FOOTER_SIZE};
-use upstream::{BlobBody, UpstreamError};
+use upstream::{BlobAnswer, BlobBody, UpstreamError};
 
 use super::ReadError;
+use super::verdicts::Verdict;
 use crate::error::with_causes;
-use crate::layers::{Clients, Via};
-use crate::registries::Hosts;
+use crate::layers::{Clients, LayerError, Via};
 
 /// The most places that a layer's bytes come from.
 const MOST: usize = 8;
@@ -35,24 +36,32 @@ pub(crate) const fn patience(bytes: u64) -> Duration {
 #[derive(Debug, Clone)]
 pub(crate) struct Source {
     pub(crate) clients: Arc<Clients>,
-    pub(crate) via: Via,
-    /// The registry as the image's reference named it.
-    pub(crate) host: String,
-    pub(crate) name: RepositoryName,
+    pub(crate) place: Place,
     pub(crate) blob: Digest,
     pub(crate) size: u64,
     /// Whether its layers are mounted before they are proven.
     pub(crate) is_trusted: bool,
 }
 
-impl Source {
-    fn is(&self, via: Via, host: &str, repository: &str) -> bool {
-        self.via == via && self.host == host && self.name.as_str() == repository
-    }
+/// A repository at one of those who have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) via: Via,
+    /// The registry as the image's reference named it.
+    pub(crate) registry: String,
+    /// Which of the registry's hosts it is.
+    pub(crate) host: usize,
+    pub(crate) name: RepositoryName,
+}
 
-    /// Returns whom to ask. Not kept: credentials change.
-    pub(super) fn hosts(&self) -> Result<Hosts, UpstreamError> {
-        self.clients.of(self.via, &self.host).map_err(|error| UpstreamError::Protocol { what: with_causes(&error) })
+impl Source {
+    /// Asks for the blob, or a range of it.
+    pub(super) async fn blob(&self, range: &Range<u64>) -> Result<BlobAnswer, UpstreamError> {
+        let told = |error: LayerError| UpstreamError::Protocol { what: with_causes(&error) };
+        // Not kept: credentials change.
+        let client = self.clients.of(&self.place).map_err(told)?;
+        let answer = client.blob(&self.place.name, &self.blob, Some(range.clone())).await;
+        answer.inspect_err(|error| self.clients.note(&self.place, error))
     }
 
     /// Returns a small range of the blob.
@@ -76,7 +85,7 @@ impl Source {
             let what = format!("{expected} bytes without a file's; the most is {LARGEST_MEMBERS}");
             return Err(UpstreamError::Protocol { what }.into());
         }
-        let (answer, _) = self.hosts()?.blob(&self.name, &self.blob, range).await?;
+        let answer = self.blob(range).await?;
         // Who does not know ranges sends it all.
         let skip = if answer.range.is_some() { 0 } else { range.start };
         Ok(Piece { body: answer.body, skip, expected, received: 0 })
@@ -151,65 +160,182 @@ pub(super) fn nameless(folder: &Path, name: &str) -> io::Result<File> {
     Ok(file)
 }
 
-/// All places that have the bytes of a twin, first where they are asked next.
+/// All places that have the bytes of a twin; never none.
 #[derive(Debug)]
-pub(super) struct Sources(Mutex<Vec<Source>>);
+pub(super) struct Sources(Mutex<State>);
 
-impl Sources {
-    pub(super) fn new(source: Source) -> Self {
-        Self(Mutex::new(vec![source]))
+#[derive(Debug)]
+struct State {
+    all: Vec<Source>,
+    /// Who is asked next.
+    first: usize,
+    /// Once what all of them sent made another tar: who may be asked for all of it alone, the next one first.
+    alone: VecDeque<usize>,
+    /// Another one was asked meanwhile.
+    is_mixed: bool,
+}
+
+impl State {
+    fn new(all: Vec<Source>) -> Self {
+        Self { all, first: 0, alone: VecDeque::new(), is_mixed: false }
     }
 
-    fn all(&self) -> MutexGuard<'_, Vec<Source>> {
+    fn for_tar(&self) -> usize {
+        self.alone.front().copied().unwrap_or(self.first)
+    }
+}
+
+impl Sources {
+    /// Makes them of some, of which there is at least one.
+    pub(super) fn new(all: Vec<Source>) -> Self {
+        Self(Mutex::new(State::new(all)))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns whom to ask.
+    /// Returns whom to ask for what is verified when it comes.
     pub(super) fn first(&self) -> Source {
-        // There is always one.
-        self.all()[0].clone()
+        let state = self.state();
+        state.all[state.first].clone()
     }
 
-    /// Returns how many may be asked, mirrors too.
+    /// Returns whom to ask for what is verified only once all of it is here.
+    pub(super) fn for_tar(&self) -> Source {
+        let state = self.state();
+        state.all[state.for_tar()].clone()
+    }
+
+    /// Tells whether all of a tar is to come from one place.
+    pub(super) fn is_one_alone(&self) -> bool {
+        !self.state().alone.is_empty()
+    }
+
     pub(super) fn count(&self) -> u32 {
-        let all = self.all().clone();
-        all.iter().map(|one| one.hosts().map_or(1, |hosts| hosts.count())).sum()
+        self.state().all.len() as u32
     }
 
-    pub(super) fn have(&self, via: Via, host: &str, repository: &str) -> bool {
-        self.all().iter().any(|one| one.is(via, host, repository))
+    /// Tells whether a repository is one of them, at whichever host of its registry.
+    pub(super) fn have(&self, via: Via, registry: &str, name: &str) -> bool {
+        let places = &self.state().all;
+        let mut places = places.iter().map(|source| &source.place);
+        places.any(|place| place.via == via && place.registry == registry && place.name.as_str() == name)
     }
 
     /// Adds one. Where somebody is trusted, nobody else is asked.
     pub(super) fn add(&self, source: Source) {
-        let mut all = self.all();
-        match (all.iter().any(|one| one.is_trusted), source.is_trusted) {
+        let mut state = self.state();
+        match (state.all.iter().any(|one| one.is_trusted), source.is_trusted) {
             (true, false) => return,
-            (false, true) => all.clear(),
+            (false, true) => {
+                *state = State::new(vec![source]);
+                return;
+            }
             _ => {}
         }
-        if all.len() == MOST {
+        if state.all.len() < MOST {
+            state.all.push(source);
+        } else {
             // The one whose turn is last.
-            all.pop();
+            let last = (state.first + MOST - 1) % MOST;
+            state.all[last] = source;
         }
-        all.push(source);
-    }
-
-    /// Has another one asked next: another host of who is the first, and another place.
-    pub(super) fn turn(&self) {
-        let first = self.first();
-        // Who cannot be asked is left all the same.
-        if let Ok(hosts) = first.hosts() {
-            hosts.turn();
-        }
-        self.turn_from(&first);
     }
 
     /// Has another one asked next, if `failed` is the one that would be: of many who failed with it one counts.
     pub(super) fn turn_from(&self, failed: &Source) {
-        let mut all = self.all();
-        if all[0].is(failed.via, &failed.host, failed.name.as_str()) {
-            all.rotate_left(1);
+        let mut state = self.state();
+        if state.alone.front().is_some_and(|&alone| state.all[alone].place == failed.place) {
+            state.alone.rotate_left(1);
+            state.is_mixed = state.alone.len() > 1;
         }
+        if state.all[state.first].place == failed.place {
+            state.first = (state.first + 1) % state.all.len();
+        }
+    }
+
+    /// Has all of the tar come from one place that `verdict` does not know to have sent another one; `false` if there is none.
+    pub(super) fn suspect(&self, verdict: &Verdict) -> bool {
+        let mut state = self.state();
+        let count = state.all.len();
+        let sender = state.alone.front().copied().or((count == 1).then_some(0)).filter(|_| !state.is_mixed);
+        state.is_mixed = false;
+        if let Some(sender) = sender {
+            verdict.accuse(&state.all[sender].place);
+        }
+        let others = (1..=count).map(|step| (state.for_tar() + step) % count);
+        state.alone = others.filter(|&other| !verdict.accuses(&state.all[other].place)).collect();
+        !state.alone.is_empty()
+    }
+
+    /// Has anybody asked again: what they sent is right.
+    pub(super) fn acquit(&self) {
+        self.state().alone.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::proxies::Proxies;
+    use crate::registries::Registries;
+
+    fn source(host: usize) -> Source {
+        let proxies = Arc::new(Proxies::new(&[]).unwrap());
+        let registries = Arc::new(Registries::new(&Config::default()));
+        Source {
+            clients: Arc::new(Clients { proxies, registries }),
+            place: Place {
+                via: Via::Registry,
+                registry: "registry".to_owned(),
+                host,
+                name: RepositoryName::parse("app").unwrap(),
+            },
+            blob: Digest::of(b"blob"),
+            size: 1,
+            is_trusted: false,
+        }
+    }
+
+    #[test]
+    fn who_fails_is_asked_last() {
+        let sources = Sources::new((0..3).map(source).collect());
+        let failed = sources.first();
+        sources.turn_from(&failed);
+        sources.turn_from(&failed);
+        assert_eq!((sources.first().place.host, sources.for_tar().place.host), (1, 1));
+        (3..9).for_each(|host| sources.add(source(host)));
+        assert_eq!(sources.count(), MOST as u32);
+        assert!(sources.have(Via::Registry, "registry", "app") && !sources.have(Via::Proxy, "registry", "app"));
+        sources.add(Source { is_trusted: true, ..source(9) });
+        sources.add(source(10));
+        assert_eq!((sources.count(), sources.first().place.host), (1, 9));
+    }
+
+    /// A tar is refused once each place alone has sent a wrong one, whatever came of several.
+    #[test]
+    fn a_wrong_tar_is_fetched_of_each_alone() {
+        let sources = Sources::new((0..3).map(source).collect());
+        let verdict = Verdict::default();
+        assert!(sources.suspect(&verdict) && sources.is_one_alone());
+        assert_eq!((sources.first().place.host, sources.for_tar().place.host), (0, 1));
+        sources.turn_from(&source(1));
+        assert_eq!((sources.first().place.host, sources.for_tar().place.host), (0, 2));
+        assert!(sources.suspect(&verdict), "it came of two");
+        let mut alone = Vec::new();
+        loop {
+            alone.push(sources.for_tar().place.host);
+            if !sources.suspect(&verdict) {
+                break;
+            }
+        }
+        assert_eq!(alone, [0, 1, 2]);
+        // Another image may want what they send.
+        assert!(sources.suspect(&Verdict::default()));
+        sources.acquit();
+        assert!(!sources.is_one_alone());
+        assert!(!Sources::new(vec![source(0)]).suspect(&Verdict::default()));
     }
 }

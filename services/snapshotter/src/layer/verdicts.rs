@@ -4,17 +4,18 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::proof::{Expected, Proof};
+use super::source::Place;
 
 /// What is known of a layer against one tar that it was to be.
 #[derive(Debug, Default)]
 pub(crate) struct Verdict {
     proof: AtomicU8,
-    /// How often it came out as another tar.
-    suspicions: AtomicU32,
+    /// Who sent another tar.
+    accused: Mutex<Vec<Place>>,
 }
 
 impl Verdict {
@@ -26,9 +27,13 @@ impl Verdict {
         }
     }
 
-    /// Notes that it came out as another tar, and returns how often it had before.
-    pub(super) fn suspect(&self) -> u32 {
-        self.suspicions.fetch_add(1, Ordering::AcqRel)
+    /// Notes that what came from one place alone is another tar.
+    pub(super) fn accuse(&self, place: &Place) {
+        self.accused.lock().unwrap_or_else(PoisonError::into_inner).push(place.clone());
+    }
+
+    pub(super) fn accuses(&self, place: &Place) -> bool {
+        self.accused.lock().unwrap_or_else(PoisonError::into_inner).contains(place)
     }
 
     fn set(&self, proof: Proof) {

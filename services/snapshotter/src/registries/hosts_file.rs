@@ -110,21 +110,32 @@ impl<T> OneOrMore<T> {
     }
 }
 
-/// Returns whom containerd asks for what the registry `name` has, in its order, as the folder `root` says; who may not be pulled
-/// from is left out. Without anything in the folder that is the registry alone.
-///
-/// # Errors
-/// See [`HostsError`].
-pub(super) fn read(root: &Path, name: &str) -> Result<Vec<Host>, HostsError> {
+/// Returns whom containerd asks for what the registry `name` has, in its order, as the folders say that `roots` lists (with colons, as
+/// `config_path` does); who may not be pulled from is left out. Without any such folder that is the registry alone. What cannot be
+/// read is in the log, and taken as containerd does: as if it were not there.
+pub(super) fn read(roots: &Path, name: &str) -> Vec<Host> {
     // A name with dots and slashes would lead elsewhere.
     let is_plain = !name.starts_with('.') && !name.contains('/');
     let own = is_plain.then(|| [with_port(name), name.to_owned()]).into_iter().flatten();
-    let folders = own.chain([DEFAULT.to_owned()]).map(|folder| root.join(folder));
-    let Some(folder) = folders.into_iter().find(|folder| folder.is_dir()) else { return Ok(vec![Host::default()]) };
+    let names: Vec<String> = own.chain([DEFAULT.to_owned()]).collect();
+    let mut folders = std::env::split_paths(roots).flat_map(|root| names.iter().map(move |name| root.join(name)));
+    let Some(folder) = folders.find(|folder| folder.is_dir()) else { return vec![Host::default()] };
+    let told = |error: &HostsError| {
+        tracing::error!(error = error as &dyn std::error::Error, "a registry's hosts are not as configured");
+    };
+    match of_file(&folder).inspect_err(told) {
+        Ok(Some(hosts)) => hosts,
+        Ok(None) | Err(_) => vec![of_certificates(&folder).inspect_err(told).unwrap_or_default()],
+    }
+}
+
+/// Reads the `hosts.toml` in a folder; `None` where there is none, or nothing in it.
+fn of_file(folder: &Path) -> Result<Option<Vec<Host>>, HostsError> {
     let path = folder.join(NAME);
     match access::read(&path) {
-        Ok(bytes) => parse(&path, &folder, &String::from_utf8_lossy(&bytes)),
-        Err(error) if error.is_missing() => Ok(vec![of_certificates(&folder)?]),
+        Ok(bytes) if bytes.is_empty() => Ok(None),
+        Ok(bytes) => parse(&path, folder, &String::from_utf8_lossy(&bytes)).map(Some),
+        Err(error) if error.is_missing() => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
@@ -141,15 +152,21 @@ fn with_port(name: &str) -> String {
 fn of_certificates(folder: &Path) -> Result<Host, HostsError> {
     let failed = |source| HostsError::Folder { path: folder.to_owned(), source };
     let mut host = Host::default();
+    let mut shown = Vec::new();
     for entry in fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("crt") => host.ca.push(path),
-            Some("cert") => host.identity = Some([path.clone(), path.with_extension("key")]),
+            Some("cert") => shown.push(path),
             _ => {}
         }
     }
     host.ca.sort();
+    host.identity = shown.into_iter().min().map(|certificate| {
+        let key = certificate.with_extension("key");
+        let key = if key.is_file() { key } else { certificate.clone() };
+        [certificate, key]
+    });
     Ok(host)
 }
 
@@ -161,7 +178,8 @@ fn parse(path: &Path, folder: &Path, text: &str) -> Result<Vec<Host>, HostsError
     // In the order of the file.
     mirrors.sort_by_key(|(url, _)| url.span().start);
     let mirrors = mirrors.into_iter().map(|(url, entry)| (Some(url.into_inner()), entry));
-    let all = mirrors.chain([(file.server, own)]).filter(|(_, entry)| entry.has("pull"));
+    let pulls = |(url, entry): &(Option<String>, Entry)| url.is_none() || entry.has("pull");
+    let all = mirrors.chain([(file.server, own)]).filter(pulls);
     all.map(|(url, entry)| entry.into_host(path, folder, url)).collect()
 }
 
@@ -247,7 +265,7 @@ mod tests {
             [host.'https://pushed.example']\ncapabilities = ['push']\n\
             [host.'https://below.example/path/']\n";
         write(root, "registry.example", NAME, text);
-        let hosts = read(root, "registry.example").unwrap();
+        let hosts = read(root, "registry.example");
         let expected = [
             "https://z.example",
             "http://a.example:5000",
@@ -271,7 +289,7 @@ mod tests {
     fn every_registry_has_one_folder() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
-        assert_eq!(read(root, "a.example").unwrap(), [Host::default()]);
+        assert_eq!(read(root, "a.example"), [Host::default()]);
         write(root, DEFAULT, NAME, "[host.'https://any.example']");
         write(root, "a.example_5000_", NAME, "server = 'https://under.example'");
         write(root, "b.example:5000", NAME, "server = 'https://colon.example'");
@@ -283,14 +301,21 @@ mod tests {
             ("a.example", vec!["https://any.example", ""]),
             ("../certs.example", vec!["https://any.example", ""]),
         ] {
-            assert_eq!(urls(&read(root, name).unwrap()), expected, "{name}");
+            assert_eq!(urls(&read(root, name)), expected, "{name}");
         }
         let own = root.join("certs.example");
-        let [host] = <[Host; 1]>::try_from(read(root, "certs.example").unwrap()).unwrap();
+        let read_certs = || <[Host; 1]>::try_from(read(root, "certs.example")).unwrap();
+        let [host] = read_certs();
         assert_eq!(
             (host.ca, host.identity),
-            (vec![own.join("ca.crt")], Some([own.join("me.cert"), own.join("me.key")]))
+            (vec![own.join("ca.crt")], Some([own.join("me.cert"), own.join("me.cert")]))
         );
+        write(root, "certs.example", "me.key", "");
+        // What cannot be read is as if it were not there.
+        write(root, "certs.example", NAME, "server = 5");
+        assert_eq!(read_certs()[0].identity, Some([own.join("me.cert"), own.join("me.key")]));
+        let roots = std::env::join_paths([&root.join("certs.example"), root]).unwrap();
+        assert_eq!(urls(&read(Path::new(&roots), "a.example:5000")), ["https://under.example"]);
     }
 
     #[test]
@@ -303,7 +328,7 @@ mod tests {
             ("[host.'https://a.example'.header]\n'x y' = ''", "x y"),
         ] {
             write(folder.path(), "a.example", NAME, text);
-            let error = crate::error::with_causes(&read(folder.path(), "a.example").unwrap_err());
+            let error = crate::error::with_causes(&of_file(&folder.path().join("a.example")).unwrap_err());
             assert!(error.contains(NAME) && error.contains(named), "{error}");
         }
     }

@@ -164,6 +164,7 @@ async fn headers_and_path_are_the_registrys_own() {
     let registry = redirecting(format!("{}/signed", cdn.url)).await;
     let mut headers = http::HeaderMap::new();
     headers.insert("x-node", http::HeaderValue::from_static("n"));
+    headers.insert("authorization", http::HeaderValue::from_static("Basic eA=="));
     let url = format!("{}/v2/hub", registry.url);
     let settings = Settings { headers, is_api_root: true, ..settings(&url) };
     assert_eq!(
@@ -171,10 +172,16 @@ async fn headers_and_path_are_the_registrys_own() {
         BYTES
     );
     let asked = registry.requests();
-    let asked = asked.iter().filter(|request| !request.target.starts_with("/token"));
-    assert!(asked.clone().count() == 2 && asked.clone().all(|request| request.header("x-node") == Some("n")));
-    assert!(asked.clone().all(|request| request.target.starts_with("/v2/hub/library/app/blobs/")));
-    assert!(cdn.requests().iter().all(|request| request.header("x-node").is_none()));
+    assert!(asked.len() == 3 && asked.iter().all(|request| request.header("x-node") == Some("n")));
+    let authorizations: Vec<_> = asked.iter().map(|request| request.header("authorization")).collect();
+    assert_eq!(
+        authorizations,
+        [Some("Basic eA=="), Some("Basic eA=="), Some("Bearer t")],
+        "the last one is the token's alone"
+    );
+    assert!([0, 2].iter().all(|&at| asked[at].target.starts_with("/v2/hub/library/app/blobs/")));
+    let is_bare = |request: &Request| request.header("x-node").or(request.header("authorization")).is_none();
+    assert!(cdn.requests().iter().all(is_bare));
 }
 
 #[tokio::test]
