@@ -79,7 +79,7 @@ pub async fn fetch_content(config: &Config, namespace: &str, image: &str) -> any
 
 /// Returns who may have an image's layers: the proxy, then the registry itself and its mirrors.
 fn sources(clients: &Clients, registry: &str, name: &RepositoryName) -> anyhow::Result<Vec<Client>> {
-    let place = |via, host| Place { via, registry: registry.to_owned(), host, name: name.clone() };
+    let place = |via, host: String| Place { via, registry: registry.to_owned(), host, name: name.clone() };
     let places = [Via::Proxy, Via::Registry]
         .into_iter()
         .flat_map(|via| clients.hosts(via, registry).into_iter().map(move |host| place(via, host)));

@@ -218,7 +218,7 @@ impl Filler {
                 return Ok(());
             }
         }
-        match tokio::time::timeout(TURN, layer.complete(1, |bytes| self.idle(&layer, bytes))).await {
+        match tokio::time::timeout(TURN, layer.complete(&origin.expected, 1, |bytes| self.idle(&layer, bytes))).await {
             Ok(completed) => completed?,
             // The others have their turns, too.
             Err(_) => return Ok(()),

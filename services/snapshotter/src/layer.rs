@@ -24,7 +24,6 @@ use api::Digest;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 
-use crate::layers::Via;
 use crate::memory::{Memory, Share};
 use crate::room::Room;
 use crate::tree::Tree;
@@ -157,12 +156,7 @@ impl Layer {
         }
     }
 
-    /// Tells whether a repository is one of those that its bytes come from.
-    pub(crate) fn comes_from(&self, via: Via, host: &str, repository: &str) -> bool {
-        self.sources.have(via, host, repository)
-    }
-
-    /// Adds a place that its bytes come from, too: it is asked when others fail.
+    /// Adds a place that its bytes come from, too, if it is not known: it is asked when others fail.
     pub(crate) fn add_source(&self, source: Source) {
         self.sources.add(source);
     }
@@ -215,13 +209,19 @@ impl Layer {
         *self.end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells whether the span of a chunk ends where the next one begins, or the TOC.
-    fn knows_end_of(&self, chunk: u32) -> bool {
-        self.tree.knows_end_of(chunk, self.known_end())
+    /// Returns where the TOC begins, for what lies before it. Nobody waits for what is behind the last chunk; who does wait is not to
+    /// depend on it: it is somebody's word.
+    fn end_for(&self, wanted: Wanted) -> Option<u64> {
+        self.known_end().filter(|_| wanted == Wanted::Tar)
     }
 
-    fn span(&self, chunks: Range<u32>) -> Range<u64> {
-        let span = self.tree.span(chunks, self.known_end());
+    /// Tells whether the span of a chunk ends where the next one begins, or the TOC.
+    fn knows_end_of(&self, chunk: u32, wanted: Wanted) -> bool {
+        self.tree.knows_end_of(chunk, self.end_for(wanted))
+    }
+
+    fn span(&self, chunks: Range<u32>, wanted: Wanted) -> Range<u64> {
+        let span = self.tree.span(chunks, self.end_for(wanted));
         span.start..span.end.min(self.size)
     }
 
@@ -427,7 +427,7 @@ impl Layer {
 
     /// Begins to fetch what is missing of a file that is read in no order, as programs are; nobody waits for it yet.
     pub(crate) fn read_ahead(self: &Arc<Self>, file: Range<u32>) {
-        let span = self.span(file.clone());
+        let span = self.span(file.clone(), Wanted::Ahead);
         if span.end.saturating_sub(span.start) <= MOST_AHEAD {
             file.clone().for_each(|chunk| drop(self.run_for(chunk, file.end, Wanted::Ahead)));
         }

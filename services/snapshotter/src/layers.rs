@@ -73,15 +73,15 @@ impl Clients {
             Via::Proxy => self.proxy(registry),
             Via::Registry => self
                 .registries
-                .client(registry, *host)
+                .client(registry, host)
                 .map_err(|source| LayerError::Registry { host: registry.clone(), source }),
         }
     }
 
-    /// Returns whom images of a registry are asked of, who is to be asked first: the numbers of its hosts.
-    pub(crate) fn hosts(&self, via: Via, registry: &str) -> Vec<usize> {
+    /// Returns whom images of a registry are asked of, who is to be asked first.
+    pub(crate) fn hosts(&self, via: Via, registry: &str) -> Vec<String> {
         match via {
-            Via::Proxy => vec![0],
+            Via::Proxy => vec![String::new()],
             Via::Registry => self.registries.hosts(registry),
         }
     }
@@ -89,7 +89,7 @@ impl Clients {
     /// Has who does not answer asked last for a while.
     pub(crate) fn note(&self, place: &Place, error: &UpstreamError) {
         if place.via == Via::Registry {
-            self.registries.note(&place.registry, place.host, error);
+            self.registries.note(&place.registry, &place.host, error);
         }
     }
 
@@ -310,11 +310,9 @@ impl Layers {
         Ok(Arc::clone(slot.layer.get_or_init(|| Arc::new(layer))))
     }
 
-    /// Returns a layer that is open, which has one more source from now on.
+    /// Returns a layer that is open, which has these sources, too, from now on.
     fn known(&self, layer: &Arc<Layer>, origin: &Origin) -> Result<Arc<Layer>, LayerError> {
-        if !layer.comes_from(origin.via, &origin.host, &origin.repository) {
-            self.sources(origin)?.into_iter().for_each(|source| layer.add_source(source));
-        }
+        self.sources(origin)?.into_iter().for_each(|source| layer.add_source(source));
         Ok(Arc::clone(layer))
     }
 

@@ -346,7 +346,7 @@ async fn prove(layers: &Layers, layer: &Arc<Layer>, origin: &Origin) -> Result<(
             layers.keep(origin);
             Ok(())
         };
-        layer.complete(AT_ONCE, keep).await?;
+        layer.complete(&origin.expected, AT_ONCE, keep).await?;
         match layer.prove(&origin.expected).await? {
             // What came out wrong is fetched again, a few times at most.
             Proof::Pending => {}

@@ -18,7 +18,7 @@ use hosts_file::{Host, Url};
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long it may take for the next byte of a blob.
 const IDLE: Duration = Duration::from_secs(10);
-/// How long one of several hosts may take to begin its answer: another one has it, too.
+/// How long a mirror may take to begin its answer, unless it is the last one: another one has it, too.
 const HEAD: Duration = Duration::from_secs(5);
 /// How long one that did not answer is asked last.
 const BREAK: Duration = Duration::from_secs(30);
@@ -59,6 +59,11 @@ impl Member {
         Self { host, client: OnceLock::new(), silent_until: Mutex::default() }
     }
 
+    /// Returns what names it among the hosts of its registry: its URL, nothing for the registry itself.
+    fn key(&self) -> &str {
+        self.host.url.as_ref().map_or("", |url| &url.text)
+    }
+
     fn is_silent(&self) -> bool {
         let until = *self.silent_until.lock().unwrap_or_else(PoisonError::into_inner);
         until.is_some_and(|until| Instant::now() < until)
@@ -82,6 +87,12 @@ pub(crate) enum RegistryError {
     /// Nobody may be pulled from.
     #[error("the hosts.toml of the registry lets nobody pull")]
     Nobody,
+    /// The host is none of its any more.
+    #[error("{host} is not in the configuration of its hosts any more")]
+    Gone {
+        /// The host's URL.
+        host: String,
+    },
     /// The password would be sent for all to read.
     #[error(
         "{url} is plain http to another machine: no password is sent there unless its [[registry]] says insecure = true"
@@ -105,37 +116,41 @@ impl Registries {
         }
     }
 
-    /// Returns whom to ask for what a registry has, by the name that references have for it: the numbers of its hosts, in the order of
-    /// the configuration, but those that did not answer last. There is always one.
-    pub(crate) fn hosts(&self, name: &str) -> Vec<usize> {
-        let hosts = self.known(name).hosts;
-        let mut numbers: Vec<usize> = (0..hosts.len().max(1)).collect();
-        numbers.sort_by_key(|&number| hosts.get(number).is_some_and(Member::is_silent));
-        numbers
+    /// Returns whom to ask for what a registry has, by the name that references have for it: its hosts in the order of the
+    /// configuration, but those that did not answer last. There is always one.
+    pub(crate) fn hosts(&self, name: &str) -> Vec<String> {
+        let mut hosts: Vec<&Member> = Vec::new();
+        let known = self.known(name).hosts;
+        hosts.extend(known.iter());
+        hosts.sort_by_key(|member| member.is_silent());
+        let keys: Vec<String> = hosts.into_iter().map(|member| member.key().to_owned()).collect();
+        if keys.is_empty() { vec![String::new()] } else { keys }
     }
 
     /// Returns a client of one of a registry's hosts.
     ///
     /// # Errors
     /// See [`RegistryError`].
-    pub(crate) fn client(&self, name: &str, host: usize) -> Result<Client, RegistryError> {
+    pub(crate) fn client(&self, name: &str, host: &str) -> Result<Client, RegistryError> {
         let Known { hosts, .. } = self.known(name);
-        let member = hosts.get(host).ok_or(RegistryError::Nobody)?;
+        let last = hosts.last().ok_or(RegistryError::Nobody)?;
+        let member = hosts.iter().find(|member| member.key() == host);
+        let member = member.ok_or_else(|| RegistryError::Gone { host: host.to_owned() })?;
         if let Some(client) = member.client.get() {
             return Ok(client.clone());
         }
-        let head = if hosts.len() > 1 { HEAD } else { Timeouts::default().head };
+        let head = if std::ptr::eq(member, last) { Timeouts::default().head } else { HEAD };
         let client = self.new_client(name, &member.host, head)?;
         Ok(member.client.get_or_init(|| client).clone())
     }
 
     /// Notes what a host answered: one that does not answer is asked last for a while.
-    pub(crate) fn note(&self, name: &str, host: usize, error: &UpstreamError) {
+    pub(crate) fn note(&self, name: &str, host: &str, error: &UpstreamError) {
         tracing::debug!(registry = name, host, error = error as &dyn std::error::Error, "a host does not send a blob");
         if !matches!(error, UpstreamError::Timeout | UpstreamError::Network { .. }) {
             return;
         }
-        if let Some(member) = self.known(name).hosts.get(host) {
+        if let Some(member) = self.known(name).hosts.iter().find(|member| member.key() == host) {
             *member.silent_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + BREAK);
         }
     }
@@ -254,7 +269,7 @@ mod tests {
 
     fn names(config: &str, folder: &Path, registry: &str) -> Vec<String> {
         let registries = registries(config, folder);
-        let name = |host| registries.client(registry, host).unwrap().name().to_owned();
+        let name = |host: String| registries.client(registry, &host).unwrap().name().to_owned();
         registries.hosts(registry).into_iter().map(name).collect()
     }
 
@@ -282,16 +297,17 @@ mod tests {
         let folder = folder.path();
         write(folder, "[host.'http://one']\n[host.'http://two']\nca = 'none.crt'\n");
         let registries = registries("", folder);
-        assert_eq!(registries.hosts("a"), [0, 1, 2]);
-        registries.note("a", 0, &UpstreamError::NotFound);
-        registries.note("a", 1, &UpstreamError::Timeout);
-        assert_eq!(registries.hosts("a"), [0, 2, 1]);
-        assert_eq!(registries.hosts("b"), [0, 1, 2]);
-        assert!(matches!(registries.client("a", 1), Err(RegistryError::File(_))));
-        assert_eq!(registries.client("a", 2).unwrap().name(), "a");
+        assert_eq!(registries.hosts("a"), ["http://one", "http://two", ""]);
+        registries.note("a", "http://one", &UpstreamError::NotFound);
+        registries.note("a", "http://two", &UpstreamError::Timeout);
+        assert_eq!(registries.hosts("a"), ["http://one", "", "http://two"]);
+        assert_eq!(registries.hosts("b"), ["http://one", "http://two", ""]);
+        assert!(matches!(registries.client("a", "http://two"), Err(RegistryError::File(_))));
+        assert!(matches!(registries.client("a", "http://three"), Err(RegistryError::Gone { .. })));
+        assert_eq!(registries.client("a", "").unwrap().name(), "a");
         write(folder, "capabilities = ['push']\nserver = 'http://a'");
-        assert_eq!(registries.hosts("c"), [0]);
-        assert!(matches!(registries.client("c", 0), Err(RegistryError::Nobody)));
+        assert_eq!(registries.hosts("c"), [""]);
+        assert!(matches!(registries.client("c", ""), Err(RegistryError::Nobody)));
     }
 
     #[test]
@@ -304,8 +320,8 @@ mod tests {
         let table = |insecure| {
             format!("[[registry]]\nhost = 'a'\nusername = 'u'\npassword_file = '{password}'\ninsecure = {insecure}")
         };
-        assert!(matches!(registries(&table(false), folder).client("a", 1), Err(RegistryError::Plain { .. })));
-        registries(&table(true), folder).client("a", 1).unwrap();
-        registries(&table(false), folder).client("a", 0).unwrap();
+        assert!(matches!(registries(&table(false), folder).client("a", "http://a"), Err(RegistryError::Plain { .. })));
+        registries(&table(true), folder).client("a", "http://a").unwrap();
+        registries(&table(false), folder).client("a", "https://mirror").unwrap();
     }
 }

@@ -92,15 +92,17 @@ impl TocFile {
             ReadError::Disk(error) => LayerError::Disk(io::Error::new(error.kind(), error)),
             other => LayerError::Upstream(UpstreamError::Protocol { what: other.to_string() }),
         })?;
+        let wrong =
+            |what: &dyn std::fmt::Display| UpstreamError::Protocol { what: format!("the TOC's tar: {what}") }.into();
         telemetry::blocking(move || {
             let mut extract = Extract { out: Writer::new(self, false)?, is_toc: false };
             let plain = BufReader::new(MultiGzDecoder::new(BufReader::new(packed)));
             match walk(plain, &mut extract, &Limits::default()) {
                 Ok(_) => Ok(extract.out.finish()?),
-                Err(WalkError::Sink(error) | WalkError::Input(error)) => Err(error.into()),
-                Err(WalkError::Tar(TarError { detail, .. })) => {
-                    Err(LayerError::Upstream(UpstreamError::Protocol { what: format!("the TOC's tar: {detail}") }))
-                }
+                Err(WalkError::Sink(error)) => Err(error.into()),
+                // The packed bytes are in a file; hardly that is what fails.
+                Err(WalkError::Input(error)) => Err(wrong(&error)),
+                Err(WalkError::Tar(TarError { detail, .. })) => Err(wrong(&detail)),
             }
         })
         .await

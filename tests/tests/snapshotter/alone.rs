@@ -168,7 +168,7 @@ fn mirrors_are_asked_as_containerd_does() {
     assert!(!bench.snapshotter.log().contains("a read of a layer failed"), "{}", bench.snapshotter.log());
 }
 
-/// What a mirror sends that is not in the image, between the bytes of its files or broken there, is fetched of the registry.
+/// What a mirror sends that is not in the image, wherever in the layer that is, or does not send, is fetched of the registry.
 #[test]
 fn a_mirror_that_lies_is_left_for_its_registry() {
     if !is_root() {
@@ -181,22 +181,37 @@ fn a_mirror_that_lies_is_left_for_its_registry() {
     let (liar, name) = (Relay::start(own.at()).unwrap(), "registry.example");
     let hosts = format!("server = 'http://{}'\n[host.'http://{}']\n", own.at(), liar.at());
     scratch.write(&format!("hosts/{name}/hosts.toml"), &hosts).unwrap();
-    for (contents, why) in [("lies", "is not what it should be"), ("breaks", "is not what its digest says")] {
+    for (contents, why) in [
+        ("lies", "is not what it should be"),
+        ("breaks", "is not what its digest says"),
+        ("lacks", ""),
+        ("footer", ""),
+        ("toc", ""),
+    ] {
         let blob = estargz(&world, contents, contents.as_bytes());
         let (diff_id, (toc_offset, toc)) = (e2e::digest(&gunzip(&blob)), altered::toc(&blob));
-        let lie = Fault::Document("application/octet-stream".to_owned(), with_other_head(&blob));
-        // The checksum at the end of the last member before the TOC.
-        let broken = Fault::Corrupt(toc_offset as u64 - 6);
+        let fault = match contents {
+            "lies" => Fault::Document("application/octet-stream".to_owned(), with_other_head(&blob)),
+            // The checksum at the end of the last member before the TOC.
+            "breaks" => Fault::Corrupt(toc_offset as u64 - 6),
+            "lacks" => Fault::Status(404, Vec::new()),
+            // Where it says where the TOC begins.
+            "footer" => Fault::Corrupt(blob.len() as u64 - 30),
+            _ => Fault::Corrupt(toc_offset as u64 + 30),
+        };
         let layer = push::layer(&own, REPOSITORY, GZIP, blob.into(), diff_id.clone());
-        liar.add(Rule::new(&layer.digest, if contents == "lies" { lie } else { broken }));
+        liar.add(Rule::new(&layer.digest, fault));
         let image = push_own(&own, &layer, &toc, &layer).replace(&own.at().to_string(), name);
         let pull = ["images", "rpull", "--hosts-dir", &hosts_dir, "--snapshotter", Snapshotter::NAME, &image];
-        run(bench.containerd.ctr_remote().args(pull)).unwrap();
+        let pulled = run(bench.containerd.ctr_remote().args(pull));
+        let log = bench.snapshotter.log();
+        assert!(pulled.is_ok(), "{contents}: {pulled:?}: {log}");
         let tree = bench.tree(Snapshotter::NAME, &diff_id).unwrap();
         let Kind::File(_, digest) = &tree.entries[Path::new("program")].kind else { panic!("{tree:?}") };
         assert_eq!(*digest, e2e::digest(contents.as_bytes()));
-        let log = bench.snapshotter.log();
-        assert!(log.contains(why) && log.contains("proven and mounted") && !log.contains("ordinary"), "{log}");
+        let proven = format!("layer={}", layer.digest);
+        let is_proven = |line: &str| line.contains(&proven) && line.contains("proven and mounted");
+        assert!(log.contains(why) && log.lines().any(is_proven), "{contents}: {log}");
     }
 }
 

@@ -406,7 +406,7 @@ mod tests {
     }
 
     fn put(data: &Data, tree: &Tree, number: u8) {
-        let unpacked = Unpacked { before: Vec::new(), payload: payload(number), rest: None };
+        let unpacked = Unpacked { before: Vec::new(), payload: payload(number), rest: None, is_broken: false };
         data.put(number.into(), &tree.chunks()[usize::from(number)], &unpacked).unwrap();
     }
 

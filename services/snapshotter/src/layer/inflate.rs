@@ -23,6 +23,8 @@ pub(super) struct Unpacked {
     pub(super) payload: Vec<u8>,
     /// The bytes behind it, if all of the member was there.
     pub(super) rest: Option<Vec<u8>>,
+    /// All of the member was there, and does not unpack.
+    pub(super) is_broken: bool,
 }
 
 /// The plain bytes of a member, and of those behind it that hold no chunk.
@@ -60,11 +62,11 @@ impl<'a> Plain<'a> {
             false => Ok(0),
         };
         self.at = u64::from(inner) + u64::from(size) + rest.len() as u64;
-        let is_whole = match next {
-            Some(_) => read.is_ok() && rest.len() as u64 == most,
-            None => is_whole && read.is_ok() && rest.len() as u64 <= LARGEST_REST,
-        };
-        Ok(Unpacked { before, payload, rest: is_whole.then_some(rest) })
+        let is_long = next.is_none() && rest.len() as u64 > LARGEST_REST;
+        let is_right = read.is_ok() && next.is_none_or(|_| rest.len() as u64 == most);
+        let is_asked = next.is_some() || is_whole;
+        let rest = (is_asked && is_right && !is_long).then_some(rest);
+        Ok(Unpacked { before, payload, rest, is_broken: is_asked && !is_right })
     }
 }
 

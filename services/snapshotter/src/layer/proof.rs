@@ -12,9 +12,10 @@ use tokio::sync::Semaphore;
 use upstream::UpstreamError;
 
 use super::replay::Replayed;
-use super::source::Source;
+use super::source::{Left, Source};
 use super::verdicts::Verdict;
 use super::{Layer, ReadError, Wanted, inflate};
+use crate::error::with_causes;
 use crate::wanted::chain_id;
 
 /// Bytes of the blob that are fetched at once in the background.
@@ -125,23 +126,94 @@ impl Layer {
     /// What went wrong, or the end that `idle` tells.
     pub(crate) async fn complete<F: Future<Output = Result<(), ReadError>>>(
         self: &Arc<Self>,
+        expected: &Expected,
         at_once: usize,
         idle: impl Fn(u64) -> F,
+    ) -> Result<(), ReadError> {
+        loop {
+            let Err(error) = self.bring(at_once, &idle).await else { return Ok(()) };
+            if !self.fell_short(expected, &error)? {
+                return Err(error);
+            }
+        }
+    }
+
+    async fn bring<F: Future<Output = Result<(), ReadError>>>(
+        self: &Arc<Self>,
+        at_once: usize,
+        idle: &impl Fn(u64) -> F,
     ) -> Result<(), ReadError> {
         let end = self.end().await?;
         if !self.data.rests.has(0) {
             idle(0).await?;
             let first = self.tree.chunks().first().map_or(end, |chunk| chunk.offset);
-            let source = self.sources.for_tar();
-            self.bring_head(&source, first).await.inspect_err(|_| self.sources.turn_from(&source))?;
+            self.of_tar(|source| self.bring_head(source, first)).await?;
         }
-        let idle = &idle;
-        let runs = stream::iter(self.missing_runs().map(Ok));
         let fetch = |run: Range<u32>| async move {
             idle(self.room_of(run.clone())).await?;
             self.want(run, Wanted::Tar).await
         };
-        runs.try_for_each_concurrent(at_once, fetch).await
+        // What comes for somebody who reads it lacks what is behind the last chunk.
+        for _ in 0..2 {
+            stream::iter(self.missing_runs().map(Ok)).try_for_each_concurrent(at_once, fetch).await?;
+        }
+        Ok(())
+    }
+
+    /// Has a place asked for something of the tar, and the next one where that one fails; if one is to send all of it, only that.
+    async fn of_tar<T, F>(&self, ask: impl Fn(Source) -> F) -> Result<T, ReadError>
+    where
+        F: Future<Output = Result<T, ReadError>>,
+    {
+        let mut tries = if self.sources.is_one_alone() { 1 } else { self.sources.count() };
+        loop {
+            let source = self.sources.for_tar();
+            let error = match ask(source.clone()).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            self.sources.turn_from(&source);
+            tries = tries.saturating_sub(1);
+            if tries == 0 || !matches!(error, ReadError::Upstream(_)) {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Has another place asked for the tar, if one was to send all of it and fell short. Tells whether that is to be done now: the one
+    /// that fell short does not have it.
+    fn fell_short(&self, expected: &Expected, error: &ReadError) -> Result<bool, ReadError> {
+        let is_absent = match error {
+            ReadError::Upstream(error) if error.retry_after().is_some() => return Ok(false),
+            ReadError::Upstream(UpstreamError::NotFound) => true,
+            ReadError::Upstream(_) | ReadError::Corrupt { .. } => false,
+            ReadError::Disk(_) | ReadError::NoRoom | ReadError::Over => return Ok(false),
+        };
+        // That may be what was wrong.
+        self.forget_end();
+        match self.sources.fell_short(is_absent) {
+            Left::Same => {
+                // As often as there are places it turned already, and is where it was.
+                if matches!(error, ReadError::Corrupt { .. }) {
+                    self.sources.turn_from(&self.sources.first());
+                }
+                Ok(false)
+            }
+            Left::Another => {
+                self.data.rests.clear()?;
+                Ok(is_absent)
+            }
+            Left::Nobody => {
+                if self.verdict(expected).accuses_somebody() {
+                    self.refuse(expected, "those who have it send another tar")?;
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    fn forget_end(&self) {
+        *self.end.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Returns runs of chunks of which something is missing.
@@ -165,12 +237,30 @@ impl Layer {
     /// # Errors
     /// The disk's, or that of what is fetched for it.
     pub(crate) async fn prove(self: &Arc<Self>, expected: &Expected) -> Result<Proof, ReadError> {
-        let source = self.sources.for_tar();
+        let mut tries = self.sources.count();
+        loop {
+            let error = match self.replay_all(expected).await {
+                Ok(proof) => return Ok(proof),
+                Err(error) => error,
+            };
+            if self.fell_short(expected, &error)? {
+                return Ok(Proof::Pending);
+            }
+            tries = tries.saturating_sub(1);
+            // Where the next one has another end of it.
+            if tries == 0 || self.sources.is_one_alone() || !matches!(error, ReadError::Upstream(_)) {
+                return Err(error);
+            }
+        }
+    }
+
+    async fn replay_all(self: &Arc<Self>, expected: &Expected) -> Result<Proof, ReadError> {
         let end_of_twin = match expected.tail {
             // The TOC is part of this tar, and its header is nowhere else.
             None => {
-                let members = source.toc_members(self.end().await?, &self.folder).await;
-                Some(members.inspect_err(|_| self.sources.turn_from(&source))?)
+                let end = self.end().await?;
+                let members = |source: Source| async move { source.toc_members(end, &self.folder).await };
+                Some(self.of_tar(members).await?)
             }
             Some(_) => None,
         };
@@ -181,7 +271,7 @@ impl Layer {
             Ok(found) => Ok(layer.remember(&expected, &found)?),
             // Only what was fetched for it is packed.
             Err(ReadError::Disk(error)) if error.kind() == io::ErrorKind::InvalidData => {
-                layer.sources.turn_from(&source);
+                layer.sources.turn_from(&layer.sources.first());
                 Err(broken())
             }
             Err(error) => Err(error),
@@ -201,16 +291,20 @@ impl Layer {
             let tar = &found.tar;
             tracing::warn!(blob.digest = %self.blob, %tar, "a layer is not what it should be and is fetched again");
             self.data.rests.clear()?;
-            *self.end.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            self.forget_end();
             return Ok(Proof::Pending);
         }
-        let why = found.story.as_ref().err().map(|error| error as &dyn std::error::Error);
+        let story = found.story.as_ref().err().map(|error| format!(", {}", with_causes(error)));
+        self.refuse(expected, &format!("its tar is {}{}", found.tar, story.unwrap_or_default()))?;
+        Ok(Proof::Refused)
+    }
+
+    fn refuse(&self, expected: &Expected, why: &str) -> io::Result<()> {
         tracing::error!(
-            blob.digest = %self.blob, tar = %found.tar, expected = %expected.commitment, error = why,
+            blob.digest = %self.blob, expected = %expected.commitment, why,
             "a layer is not what its image says: nothing of it is shown any more"
         );
-        self.verdicts.put(expected, Proof::Refused)?;
-        Ok(Proof::Refused)
+        self.verdicts.put(expected, Proof::Refused)
     }
 
     /// Returns where the TOC begins in the blob.
@@ -218,18 +312,22 @@ impl Layer {
         if let Some(end) = self.known_end() {
             return Ok(end);
         }
-        let source = self.sources.for_tar();
-        let end = source.toc_offset().await.inspect_err(|_| self.sources.turn_from(&source))?;
-        // Who says so has another blob.
-        if self.tree.chunks().last().is_some_and(|last| end <= last.offset) {
-            self.sources.turn_from(&source);
-            return Err(UpstreamError::Protocol { what: format!("the TOC cannot begin at {end}") }.into());
-        }
+        let last = self.tree.chunks().last().map(|last| last.offset);
+        let ask = |source: Source| async move {
+            match source.toc_offset().await? {
+                // Who says so has another blob.
+                end if last.is_some_and(|last| end <= last) => {
+                    Err(UpstreamError::Protocol { what: format!("the TOC cannot begin at {end}") }.into())
+                }
+                end => Ok(end),
+            }
+        };
+        let end = self.of_tar(ask).await?;
         Ok(*self.end.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(end))
     }
 
     /// Fetches what lies before the first chunk, which begins at `first`.
-    async fn bring_head(self: &Arc<Self>, source: &Source, first: u64) -> Result<(), ReadError> {
+    async fn bring_head(self: &Arc<Self>, source: Source, first: u64) -> Result<(), ReadError> {
         if first == 0 {
             return Ok(self.data.rests.put(0, &[])?);
         }

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use upstream::UpstreamError;
 
 use super::inflate::Plain;
-use super::{Layer, ReadError, Wanted, source};
+use super::{Layer, Place, ReadError, Wanted, source};
 
 /// Chunks next to each other that one request brings.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ impl Run {
     pub(super) async fn fetch(self: Arc<Self>, layer: Arc<Layer>) {
         let mut next = self.chunks.start;
         layer.common.room.reserve(layer.room_of(self.chunks.clone())).await;
-        let span = layer.span(self.chunks.clone());
+        let span = layer.span(self.chunks.clone(), self.wanted);
         let deadline = Instant::now() + source::patience(span.end - span.start);
         let ended = self.fetch_all(&layer, &mut next, deadline).await;
         layer.common.room.release(layer.room_of(next..self.chunks.end));
@@ -72,7 +72,7 @@ impl Run {
     async fn fetch_all(&self, layer: &Arc<Layer>, next: &mut u32, deadline: Instant) -> Result<(), ReadError> {
         let late = |_| UpstreamError::Timeout;
         let source = layer.source_for(self.wanted);
-        let span = layer.span(self.chunks.clone());
+        let span = layer.span(self.chunks.clone(), self.wanted);
         let mut answer = timeout_at(deadline, source.blob(&span)).await.map_err(late)??;
         // Who does not know ranges sends it all.
         let mut skip = if answer.range.is_some() { 0 } else { span.start };
@@ -91,14 +91,14 @@ impl Run {
             skip -= passed;
             packed.extend_from_slice(&bytes[passed as usize..]);
             let here = (start + packed.len() as u64).min(span.end);
-            let whole = |chunk: u32| layer.span(chunk..chunk + 1).end.min(span.end) <= here;
+            let whole = |chunk: u32| layer.span(chunk..chunk + 1, self.wanted).end.min(span.end) <= here;
             let until = (*next..self.chunks.end).find(|&chunk| !whole(chunk)).unwrap_or(self.chunks.end);
             let until = self.member_of(layer, until).max(*next);
             if until > *next {
                 let behind = layer.tree.chunks().get(until as usize).map_or(here, |chunk| chunk.offset.min(here));
                 let behind = if until == self.chunks.end { here } else { behind };
                 let bytes = packed.split_to((behind - start) as usize).freeze();
-                self.keep(layer, next, until, bytes, start).await?;
+                self.keep(layer, next, until, (bytes, start, &source.place)).await?;
                 start = behind;
             }
         }
@@ -114,18 +114,17 @@ impl Run {
         }
     }
 
-    /// Unpacks, verifies and keeps the chunks from `next` on, whose members are in `packed`; that begins at `start`.
+    /// Unpacks, verifies and keeps the chunks from `next` on, whose members are in `packed`; that begins at `start` and is of `place`.
     async fn keep(
         &self,
         layer: &Arc<Layer>,
         next: &mut u32,
         until: u32,
-        packed: Bytes,
-        start: u64,
+        (packed, start, place): (Bytes, u64, &Place),
     ) -> Result<(), ReadError> {
         let (layer, from, wanted) = (Arc::clone(layer), *next, self.wanted);
         let asked = self.asked;
-        let state = self.state.clone();
+        let (state, place) = (self.state.clone(), place.clone());
         let keep = move || {
             let mut member: Option<(u64, Plain<'_>)> = None;
             for number in from..until {
@@ -134,23 +133,21 @@ impl Run {
                     Some(known) if known.0 == chunk.offset => known,
                     other => {
                         // To where the next member begins, if that is here.
-                        let end = (layer.span(number..number + 1).end - start).min(packed.len() as u64) as usize;
+                        let end =
+                            (layer.span(number..number + 1, wanted).end - start).min(packed.len() as u64) as usize;
                         let bytes = packed.get((chunk.offset - start) as usize..end).unwrap_or_default();
                         other.insert((chunk.offset, Plain::new(bytes)))
                     }
                 };
                 let next = layer.tree.chunks().get(number as usize + 1).filter(|next| next.offset == chunk.offset);
-                let is_whole = layer.knows_end_of(number);
+                let is_whole = layer.knows_end_of(number, wanted);
                 let next = next.map(|next| next.inner);
                 let unpacked = plain.chunk(chunk.inner, chunk.size, next, is_whole);
                 let Some(mut unpacked) = unpacked.ok().filter(|unpacked| chunk.is(&unpacked.payload)) else {
                     return (number, Err(ReadError::Corrupt { chunk: number }));
                 };
-                if wanted != Wanted::Tar && layer.sources.is_one_alone() {
+                if !layer.sources.is_for_tar(&place) {
                     unpacked.rest = None;
-                } else if wanted == Wanted::Tar && unpacked.rest.is_none() && (next.is_some() || is_whole) {
-                    // What is behind it does not unpack.
-                    return (number, Err(ReadError::Corrupt { chunk: number }));
                 }
                 if number > 0 && layer.tree.chunks()[number as usize - 1].offset == chunk.offset {
                     // That is the chunk before it, and what lies behind that.
@@ -161,6 +158,10 @@ impl Run {
                 }
                 if wanted != Wanted::Tar && number >= asked {
                     layer.data.mark_unasked(number);
+                }
+                if unpacked.is_broken && wanted == Wanted::Tar {
+                    // The chunk is right, and what is behind it is not.
+                    return (number, Err(ReadError::Corrupt { chunk: number }));
                 }
                 state.send_replace(State::Until(number + 1));
             }

@@ -49,8 +49,8 @@ pub(crate) struct Place {
     pub(crate) via: Via,
     /// The registry as the image's reference named it.
     pub(crate) registry: String,
-    /// Which of the registry's hosts it is.
-    pub(crate) host: usize,
+    /// Which of the registry's hosts it is: what its URL is in the configuration, nothing for the registry itself.
+    pub(crate) host: String,
     pub(crate) name: RepositoryName,
 }
 
@@ -171,18 +171,27 @@ struct State {
     first: usize,
     /// Once what all of them sent made another tar: who may be asked for all of it alone, the next one first.
     alone: VecDeque<usize>,
-    /// Another one was asked meanwhile.
-    is_mixed: bool,
 }
 
 impl State {
     fn new(all: Vec<Source>) -> Self {
-        Self { all, first: 0, alone: VecDeque::new(), is_mixed: false }
+        Self { all, first: 0, alone: VecDeque::new() }
     }
 
     fn for_tar(&self) -> usize {
         self.alone.front().copied().unwrap_or(self.first)
     }
+}
+
+/// Who is left to ask for a tar, after one of them fell short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    /// As before.
+    Same,
+    /// Another one, for all of it.
+    Another,
+    /// All have sent another tar, or do not have it.
+    Nobody,
 }
 
 impl Sources {
@@ -207,6 +216,12 @@ impl Sources {
         state.all[state.for_tar()].clone()
     }
 
+    /// Tells whether what is not verified yet may come from `place`.
+    pub(super) fn is_for_tar(&self, place: &Place) -> bool {
+        let state = self.state();
+        state.alone.front().is_none_or(|&alone| state.all[alone].place == *place)
+    }
+
     /// Tells whether all of a tar is to come from one place.
     pub(super) fn is_one_alone(&self) -> bool {
         !self.state().alone.is_empty()
@@ -216,14 +231,7 @@ impl Sources {
         self.state().all.len() as u32
     }
 
-    /// Tells whether a repository is one of them, at whichever host of its registry.
-    pub(super) fn have(&self, via: Via, registry: &str, name: &str) -> bool {
-        let places = &self.state().all;
-        let mut places = places.iter().map(|source| &source.place);
-        places.any(|place| place.via == via && place.registry == registry && place.name.as_str() == name)
-    }
-
-    /// Adds one. Where somebody is trusted, nobody else is asked.
+    /// Adds one that is not known. Where somebody is trusted, nobody else is asked.
     pub(super) fn add(&self, source: Source) {
         let mut state = self.state();
         match (state.all.iter().any(|one| one.is_trusted), source.is_trusted) {
@@ -232,11 +240,12 @@ impl Sources {
                 *state = State::new(vec![source]);
                 return;
             }
+            _ if state.all.iter().any(|one| one.place == source.place) => return,
             _ => {}
         }
         if state.all.len() < MOST {
             state.all.push(source);
-        } else {
+        } else if state.alone.is_empty() {
             // The one whose turn is last.
             let last = (state.first + MOST - 1) % MOST;
             state.all[last] = source;
@@ -246,27 +255,39 @@ impl Sources {
     /// Has another one asked next, if `failed` is the one that would be: of many who failed with it one counts.
     pub(super) fn turn_from(&self, failed: &Source) {
         let mut state = self.state();
-        if state.alone.front().is_some_and(|&alone| state.all[alone].place == failed.place) {
-            state.alone.rotate_left(1);
-            state.is_mixed = state.alone.len() > 1;
-        }
         if state.all[state.first].place == failed.place {
             state.first = (state.first + 1) % state.all.len();
         }
     }
 
-    /// Has all of the tar come from one place that `verdict` does not know to have sent another one; `false` if there is none.
+    /// Has all of the tar come from one place that `verdict` does not know to have sent another one; `false` if there is none. What
+    /// came so far is to be forgotten.
     pub(super) fn suspect(&self, verdict: &Verdict) -> bool {
         let mut state = self.state();
-        let count = state.all.len();
-        let sender = state.alone.front().copied().or((count == 1).then_some(0)).filter(|_| !state.is_mixed);
-        state.is_mixed = false;
-        if let Some(sender) = sender {
+        // Before that it may have come of several, also of some that are not here any more.
+        if let Some(&sender) = state.alone.front() {
             verdict.accuse(&state.all[sender].place);
         }
+        let count = state.all.len();
         let others = (1..=count).map(|step| (state.for_tar() + step) % count);
         state.alone = others.filter(|&other| !verdict.accuses(&state.all[other].place)).collect();
         !state.alone.is_empty()
+    }
+
+    /// Has another one asked for the tar, if one is asked alone: that one did not send all of it; `is_absent`: and will not.
+    pub(super) fn fell_short(&self, is_absent: bool) -> Left {
+        let mut state = self.state();
+        let Some(&front) = state.alone.front() else { return Left::Same };
+        if is_absent {
+            state.alone.pop_front();
+        } else {
+            state.alone.rotate_left(1);
+        }
+        match state.alone.front() {
+            None => Left::Nobody,
+            Some(&next) if next == front => Left::Same,
+            Some(_) => Left::Another,
+        }
     }
 
     /// Has anybody asked again: what they sent is right.
@@ -290,7 +311,7 @@ mod tests {
             place: Place {
                 via: Via::Registry,
                 registry: "registry".to_owned(),
-                host,
+                host: host.to_string(),
                 name: RepositoryName::parse("app").unwrap(),
             },
             blob: Digest::of(b"blob"),
@@ -299,31 +320,41 @@ mod tests {
         }
     }
 
+    fn asked(sources: &Sources) -> (String, String) {
+        (sources.first().place.host, sources.for_tar().place.host)
+    }
+
+    fn hosts(first: &str, for_tar: &str) -> (String, String) {
+        (first.to_owned(), for_tar.to_owned())
+    }
+
     #[test]
     fn who_fails_is_asked_last() {
         let sources = Sources::new((0..3).map(source).collect());
         let failed = sources.first();
         sources.turn_from(&failed);
         sources.turn_from(&failed);
-        assert_eq!((sources.first().place.host, sources.for_tar().place.host), (1, 1));
-        (3..9).for_each(|host| sources.add(source(host)));
+        assert_eq!(asked(&sources), hosts("1", "1"));
+        (0..3).chain(3..9).for_each(|host| sources.add(source(host)));
         assert_eq!(sources.count(), MOST as u32);
-        assert!(sources.have(Via::Registry, "registry", "app") && !sources.have(Via::Proxy, "registry", "app"));
         sources.add(Source { is_trusted: true, ..source(9) });
         sources.add(source(10));
-        assert_eq!((sources.count(), sources.first().place.host), (1, 9));
+        assert_eq!((sources.count(), asked(&sources)), (1, hosts("9", "9")));
     }
 
-    /// A tar is refused once each place alone has sent a wrong one, whatever came of several.
+    /// A tar is refused once each place alone has sent a wrong one.
     #[test]
     fn a_wrong_tar_is_fetched_of_each_alone() {
         let sources = Sources::new((0..3).map(source).collect());
         let verdict = Verdict::default();
+        assert_eq!(sources.fell_short(true), Left::Same);
+        assert!(sources.is_for_tar(&source(2).place) && !sources.is_one_alone());
         assert!(sources.suspect(&verdict) && sources.is_one_alone());
-        assert_eq!((sources.first().place.host, sources.for_tar().place.host), (0, 1));
+        // Who is read of turns on its own.
         sources.turn_from(&source(1));
-        assert_eq!((sources.first().place.host, sources.for_tar().place.host), (0, 2));
-        assert!(sources.suspect(&verdict), "it came of two");
+        sources.turn_from(&source(0));
+        assert_eq!(asked(&sources), hosts("1", "1"));
+        assert!(sources.is_for_tar(&source(1).place) && !sources.is_for_tar(&source(2).place));
         let mut alone = Vec::new();
         loop {
             alone.push(sources.for_tar().place.host);
@@ -331,11 +362,27 @@ mod tests {
                 break;
             }
         }
-        assert_eq!(alone, [0, 1, 2]);
+        assert_eq!(alone, ["1", "2", "0"]);
         // Another image may want what they send.
         assert!(sources.suspect(&Verdict::default()));
         sources.acquit();
         assert!(!sources.is_one_alone());
-        assert!(!Sources::new(vec![source(0)]).suspect(&Verdict::default()));
+    }
+
+    /// Who fails is asked again later, who does not have it is not.
+    #[test]
+    fn who_falls_short_accuses_nobody() {
+        let sources = Sources::new((0..2).map(source).collect());
+        let verdict = Verdict::default();
+        assert!(sources.suspect(&verdict));
+        assert_eq!((sources.fell_short(false), sources.for_tar().place.host.as_str()), (Left::Another, "0"));
+        assert!(sources.suspect(&verdict), "0 sent another tar");
+        assert_eq!((sources.fell_short(false), sources.for_tar().place.host.as_str()), (Left::Same, "1"));
+        assert_eq!(sources.fell_short(true), Left::Nobody);
+        let one = Sources::new(vec![source(0)]);
+        assert!(!one.suspect(&verdict), "it is known to send another one");
+        let verdict = Verdict::default();
+        assert!(one.suspect(&verdict), "what was here may have been somebody else's");
+        assert!(!one.suspect(&verdict));
     }
 }

@@ -32,6 +32,11 @@ impl Verdict {
         self.accused.lock().unwrap_or_else(PoisonError::into_inner).push(place.clone());
     }
 
+    /// Tells whether anybody is known to have sent another tar.
+    pub(super) fn accuses_somebody(&self) -> bool {
+        !self.accused.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     pub(super) fn accuses(&self, place: &Place) -> bool {
         self.accused.lock().unwrap_or_else(PoisonError::into_inner).contains(place)
     }
