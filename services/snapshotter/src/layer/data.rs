@@ -322,12 +322,12 @@ impl Data {
     }
 
     /// Keeps a chunk that was verified, and what lies around it in its member, where that is known.
-    pub(super) fn put(&self, number: u32, chunk: &Chunk, unpacked: &Unpacked) -> io::Result<()> {
+    pub(super) fn put(&self, number: u32, chunk: &Chunk, unpacked: &Unpacked, age: u64) -> io::Result<()> {
         if let Some(rest) = unpacked.rest.as_ref().filter(|_| !self.rests.has(number + 1)) {
             if !unpacked.before.is_empty() {
-                self.rests.put_before(number, &unpacked.before)?;
+                self.rests.put_before(number, &unpacked.before, age)?;
             }
-            self.rests.put(number + 1, rest)?;
+            self.rests.put(number + 1, rest, age)?;
         }
         let _stays = self.lock.read().unwrap_or_else(PoisonError::into_inner);
         self.file.write_all_at(&unpacked.payload, chunk.at)?;
@@ -407,7 +407,7 @@ mod tests {
 
     fn put(data: &Data, tree: &Tree, number: u8) {
         let unpacked = Unpacked { before: Vec::new(), payload: payload(number), rest: None, is_broken: false };
-        data.put(number.into(), &tree.chunks()[usize::from(number)], &unpacked).unwrap();
+        data.put(number.into(), &tree.chunks()[usize::from(number)], &unpacked, 0).unwrap();
     }
 
     fn read(data: &Data, tree: &Tree, number: u8, range: Range<u64>) -> (Found, Vec<u8>) {

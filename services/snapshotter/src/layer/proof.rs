@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use api::{Digest, TarTail};
 use futures_util::{TryStreamExt, stream};
@@ -12,7 +13,7 @@ use tokio::sync::Semaphore;
 use upstream::UpstreamError;
 
 use super::replay::Replayed;
-use super::source::{Left, Source};
+use super::source::{Left, Source, Suspicion};
 use super::verdicts::Verdict;
 use super::{Layer, ReadError, Wanted, inflate};
 use crate::error::with_causes;
@@ -20,6 +21,9 @@ use crate::wanted::chain_id;
 
 /// Bytes of the blob that are fetched at once in the background.
 const RUN: u64 = 4 << 20;
+
+/// How long a run may take to be over, once its last chunk is here.
+const SHORT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Heads of layers that are unpacked at once: one may be large.
 static HEADS: Semaphore = Semaphore::const_new(1);
@@ -130,31 +134,48 @@ impl Layer {
         at_once: usize,
         idle: impl Fn(u64) -> F,
     ) -> Result<(), ReadError> {
-        loop {
-            let Err(error) = self.bring(at_once, &idle).await else { return Ok(()) };
-            if !self.fell_short(expected, &error)? {
+        while let Err(error) = self.bring_ends(&idle).await {
+            // Those who are asked here are asked of nobody else's account.
+            let is_absent =
+                matches!(&error, ReadError::Upstream(UpstreamError::NotFound | UpstreamError::Denied { .. }));
+            if !self.fell_short(expected, &error, is_absent)? {
                 return Err(error);
             }
         }
+        let brought = self.bring_chunks(at_once, &idle).await;
+        brought.or_else(|error| self.fell_short(expected, &error, false).and(Err(error)))
     }
 
-    async fn bring<F: Future<Output = Result<(), ReadError>>>(
+    /// Fetches what lies before the first chunk, and where the TOC begins.
+    async fn bring_ends<F: Future<Output = Result<(), ReadError>>>(
         self: &Arc<Self>,
-        at_once: usize,
         idle: &impl Fn(u64) -> F,
     ) -> Result<(), ReadError> {
         let end = self.end().await?;
         if !self.data.rests.has(0) {
             idle(0).await?;
             let first = self.tree.chunks().first().map_or(end, |chunk| chunk.offset);
-            self.of_tar(|source| self.bring_head(source, first)).await?;
+            let age = self.data.rests.age();
+            self.of_tar(|source| self.bring_head(source, first, age)).await?;
         }
+        Ok(())
+    }
+
+    async fn bring_chunks<F: Future<Output = Result<(), ReadError>>>(
+        self: &Arc<Self>,
+        at_once: usize,
+        idle: &impl Fn(u64) -> F,
+    ) -> Result<(), ReadError> {
         let fetch = |run: Range<u32>| async move {
             idle(self.room_of(run.clone())).await?;
             self.want(run, Wanted::Tar).await
         };
-        // What comes for somebody who reads it lacks what is behind the last chunk.
-        for _ in 0..2 {
+        // What comes for somebody who reads it lacks what is behind the last chunk; it may be about to end.
+        for pause in [Duration::ZERO, Duration::ZERO, SHORT_PAUSE] {
+            if self.missing_runs().next().is_none() {
+                break;
+            }
+            tokio::time::sleep(pause).await;
             stream::iter(self.missing_runs().map(Ok)).try_for_each_concurrent(at_once, fetch).await?;
         }
         Ok(())
@@ -182,13 +203,12 @@ impl Layer {
 
     /// Has another place asked for the tar, if one was to send all of it and fell short. Tells whether that is to be done now: the one
     /// that fell short does not have it.
-    fn fell_short(&self, expected: &Expected, error: &ReadError) -> Result<bool, ReadError> {
-        let is_absent = match error {
+    fn fell_short(&self, expected: &Expected, error: &ReadError, is_absent: bool) -> Result<bool, ReadError> {
+        match error {
             ReadError::Upstream(error) if error.retry_after().is_some() => return Ok(false),
-            ReadError::Upstream(UpstreamError::NotFound) => true,
-            ReadError::Upstream(_) | ReadError::Corrupt { .. } => false,
+            ReadError::Upstream(_) | ReadError::Corrupt { .. } => {}
             ReadError::Disk(_) | ReadError::NoRoom | ReadError::Over => return Ok(false),
-        };
+        }
         // That may be what was wrong.
         self.forget_end();
         match self.sources.fell_short(is_absent) {
@@ -204,7 +224,9 @@ impl Layer {
                 Ok(is_absent)
             }
             Left::Nobody => {
-                if self.verdict(expected).accuses_somebody() {
+                let verdict = self.verdict(expected);
+                // Twice, with a pause between: they may have been away.
+                if verdict.accuses_somebody() && verdict.note_nobody() {
                     self.refuse(expected, "those who have it send another tar")?;
                 }
                 Ok(false)
@@ -243,7 +265,7 @@ impl Layer {
                 Ok(proof) => return Ok(proof),
                 Err(error) => error,
             };
-            if self.fell_short(expected, &error)? {
+            if self.fell_short(expected, &error, false)? {
                 return Ok(Proof::Pending);
             }
             tries = tries.saturating_sub(1);
@@ -267,8 +289,9 @@ impl Layer {
         // Never closed.
         let _turn = REPLAYS.acquire().await;
         let (layer, expected) = (Arc::clone(self), expected.clone());
+        let age = layer.data.rests.age();
         let prove = move || match layer.replay(&expected, end_of_twin) {
-            Ok(found) => Ok(layer.remember(&expected, &found)?),
+            Ok(found) => Ok(layer.remember(&expected, &found, age)?),
             // Only what was fetched for it is packed.
             Err(ReadError::Disk(error)) if error.kind() == io::ErrorKind::InvalidData => {
                 layer.sources.turn_from(&layer.sources.first());
@@ -279,7 +302,7 @@ impl Layer {
         telemetry::blocking(prove).await
     }
 
-    fn remember(&self, expected: &Expected, found: &Replayed) -> io::Result<Proof> {
+    fn remember(&self, expected: &Expected, found: &Replayed, age: u64) -> io::Result<Proof> {
         let is_expected = expected.commitment.is_met_by(&found.tar);
         if is_expected && found.story.is_ok() {
             self.sources.acquit();
@@ -287,12 +310,21 @@ impl Layer {
             return Ok(Proof::Proven);
         }
         // What lies between the files is verified by this alone: it is fetched again, all of each place that has it.
-        if !is_expected && self.sources.suspect(&self.verdict(expected)) {
-            let tar = &found.tar;
-            tracing::warn!(blob.digest = %self.blob, %tar, "a layer is not what it should be and is fetched again");
-            self.data.rests.clear()?;
-            self.forget_end();
-            return Ok(Proof::Pending);
+        if !is_expected {
+            if self.data.rests.age() != age {
+                // Of some that were forgotten meanwhile.
+                return Ok(Proof::Pending);
+            }
+            let suspicion = self.sources.suspect(&self.verdict(expected));
+            if suspicion == Suspicion::Again {
+                let tar = &found.tar;
+                tracing::warn!(blob.digest = %self.blob, %tar, "a layer is not what it should be and is fetched again");
+                self.data.rests.clear()?;
+                self.forget_end();
+            }
+            if suspicion != Suspicion::Confirmed {
+                return Ok(Proof::Pending);
+            }
         }
         let story = found.story.as_ref().err().map(|error| format!(", {}", with_causes(error)));
         self.refuse(expected, &format!("its tar is {}{}", found.tar, story.unwrap_or_default()))?;
@@ -327,9 +359,9 @@ impl Layer {
     }
 
     /// Fetches what lies before the first chunk, which begins at `first`.
-    async fn bring_head(self: &Arc<Self>, source: Source, first: u64) -> Result<(), ReadError> {
+    async fn bring_head(self: &Arc<Self>, source: Source, first: u64, age: u64) -> Result<(), ReadError> {
         if first == 0 {
-            return Ok(self.data.rests.put(0, &[])?);
+            return Ok(self.data.rests.put(0, &[], age)?);
         }
         let packed = source.members(0..first, &self.folder).await?;
         // Never closed.
@@ -337,7 +369,7 @@ impl Layer {
         let layer = Arc::clone(self);
         let keep = move || {
             let plain = inflate::head(packed).map_err(|_| broken())?;
-            Ok(layer.data.rests.put(0, &plain)?)
+            Ok(layer.data.rests.put(0, &plain, age)?)
         };
         telemetry::blocking(keep).await
     }

@@ -30,6 +30,8 @@ struct State {
     /// The same of what lies before a chunk in its own member, where anything does.
     befores: HashMap<u32, (u64, u32)>,
     end: u64,
+    /// How often all were forgotten.
+    age: u64,
 }
 
 impl State {
@@ -46,7 +48,7 @@ impl Rests {
     pub(super) fn open(folder: &Path, chunks: usize) -> io::Result<Self> {
         let file = File::options().read(true).write(true).create(true).truncate(false).open(folder.join("rests"))?;
         let length = file.metadata()?.len();
-        let mut state = State { places: vec![NONE; chunks + 1], befores: HashMap::new(), end: 0 };
+        let mut state = State { places: vec![NONE; chunks + 1], befores: HashMap::new(), end: 0, age: 0 };
         let mut head = [0; HEAD];
         while state.end + HEAD as u64 <= length {
             file.read_exact_at(&mut head, state.end)?;
@@ -70,13 +72,21 @@ impl Rests {
         self.state().places.get(number as usize).is_some_and(|place| *place != NONE)
     }
 
-    /// Keeps a rest, in place of what was there.
-    pub(super) fn put(&self, number: u32, rest: &[u8]) -> io::Result<()> {
+    /// Returns how often all were forgotten.
+    pub(super) fn age(&self) -> u64 {
+        self.state().age
+    }
+
+    /// Keeps a rest, in place of what was there, if none was forgotten since `age`.
+    pub(super) fn put(&self, number: u32, rest: &[u8], age: u64) -> io::Result<()> {
         let mut bytes = Vec::with_capacity(HEAD + rest.len());
         bytes.extend_from_slice(&number.to_le_bytes());
         bytes.extend_from_slice(&(rest.len() as u32).to_le_bytes());
         bytes.extend_from_slice(rest);
         let mut state = self.state();
+        if state.age != age {
+            return Ok(());
+        }
         self.file.write_all_at(&bytes, state.end)?;
         let at = state.end + HEAD as u64;
         state.set(number, (at, rest.len() as u32));
@@ -85,8 +95,8 @@ impl Rests {
     }
 
     /// Keeps what lies before a chunk in its member.
-    pub(super) fn put_before(&self, chunk: u32, before: &[u8]) -> io::Result<()> {
-        self.put(chunk | BEFORE, before)
+    pub(super) fn put_before(&self, chunk: u32, before: &[u8], age: u64) -> io::Result<()> {
+        self.put(chunk | BEFORE, before, age)
     }
 
     /// Returns what lies before a chunk in its member.
@@ -115,6 +125,7 @@ impl Rests {
     /// Forgets all of them: one of them is wrong, and nobody knows which.
     pub(super) fn clear(&self) -> io::Result<()> {
         let mut state = self.state();
+        state.age += 1;
         self.file.set_len(0)?;
         state.end = 0;
         state.places.fill(NONE);
@@ -136,10 +147,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let open = || Rests::open(folder.path(), 3).unwrap();
         let rests = open();
-        rests.put(2, b"two").unwrap();
-        rests.put(0, b"").unwrap();
-        rests.put(2, b"again").unwrap();
-        rests.put(3, b"three").unwrap();
+        rests.put(2, b"two", 0).unwrap();
+        rests.put(0, b"", 0).unwrap();
+        rests.put(2, b"again", 0).unwrap();
+        rests.put(3, b"three", 0).unwrap();
         drop(rests);
         let rests = open();
         assert_eq!([0, 1, 2, 3].map(|number| rests.has(number)), [true, false, true, true]);
@@ -148,8 +159,8 @@ mod tests {
         rests.file.set_len(length - 1).unwrap();
         let rests = open();
         assert_eq!([0, 1, 2, 3].map(|number| rests.has(number)), [true, false, true, false]);
-        rests.put(3, b"new").unwrap();
-        rests.put_before(1, b"before").unwrap();
+        rests.put(3, b"new", 0).unwrap();
+        rests.put_before(1, b"before", 0).unwrap();
         assert_eq!(open().get(3).unwrap().unwrap(), b"new");
         assert_eq!([0, 1].map(|chunk| open().before(chunk).unwrap()), [b"".to_vec(), b"before".to_vec()]);
         open().clear().unwrap();

@@ -71,7 +71,7 @@ impl Run {
     /// What comes has to come before the deadline; what is done with it is done to the end.
     async fn fetch_all(&self, layer: &Arc<Layer>, next: &mut u32, deadline: Instant) -> Result<(), ReadError> {
         let late = |_| UpstreamError::Timeout;
-        let source = layer.source_for(self.wanted);
+        let (age, source) = (layer.data.rests.age(), layer.source_for(self.wanted));
         let span = layer.span(self.chunks.clone(), self.wanted);
         let mut answer = timeout_at(deadline, source.blob(&span)).await.map_err(late)??;
         // Who does not know ranges sends it all.
@@ -98,7 +98,7 @@ impl Run {
                 let behind = layer.tree.chunks().get(until as usize).map_or(here, |chunk| chunk.offset.min(here));
                 let behind = if until == self.chunks.end { here } else { behind };
                 let bytes = packed.split_to((behind - start) as usize).freeze();
-                self.keep(layer, next, until, (bytes, start, &source.place)).await?;
+                self.keep(layer, next, until, (bytes, start), (&source.place, age)).await?;
                 start = behind;
             }
         }
@@ -114,13 +114,15 @@ impl Run {
         }
     }
 
-    /// Unpacks, verifies and keeps the chunks from `next` on, whose members are in `packed`; that begins at `start` and is of `place`.
+    /// Unpacks, verifies and keeps the chunks from `next` on, whose members are in `packed`; that begins at `start` and is of `place`, which was asked
+    /// when the rests had that `age`.
     async fn keep(
         &self,
         layer: &Arc<Layer>,
         next: &mut u32,
         until: u32,
-        (packed, start, place): (Bytes, u64, &Place),
+        (packed, start): (Bytes, u64),
+        (place, age): (&Place, u64),
     ) -> Result<(), ReadError> {
         let (layer, from, wanted) = (Arc::clone(layer), *next, self.wanted);
         let asked = self.asked;
@@ -153,7 +155,7 @@ impl Run {
                     // That is the chunk before it, and what lies behind that.
                     unpacked.before.clear();
                 }
-                if let Err(error) = layer.data.put(number, &chunk, &unpacked) {
+                if let Err(error) = layer.data.put(number, &chunk, &unpacked, age) {
                     return (number, Err(error.into()));
                 }
                 if wanted != Wanted::Tar && number >= asked {

@@ -17,6 +17,7 @@ use super::ReadError;
 use super::verdicts::Verdict;
 use crate::error::with_causes;
 use crate::layers::{Clients, LayerError, Via};
+use crate::registries::RegistryError;
 
 /// The most places that a layer's bytes come from.
 const MOST: usize = 8;
@@ -57,7 +58,10 @@ pub(crate) struct Place {
 impl Source {
     /// Asks for the blob, or a range of it.
     pub(super) async fn blob(&self, range: &Range<u64>) -> Result<BlobAnswer, UpstreamError> {
-        let told = |error: LayerError| UpstreamError::Protocol { what: with_causes(&error) };
+        let told = |error: LayerError| match error {
+            LayerError::Registry { source: RegistryError::Gone { .. }, .. } => UpstreamError::NotFound,
+            error => UpstreamError::Protocol { what: with_causes(&error) },
+        };
         // Not kept: credentials change.
         let client = self.clients.of(&self.place).map_err(told)?;
         let answer = client.blob(&self.place.name, &self.blob, Some(range.clone())).await;
@@ -171,16 +175,29 @@ struct State {
     first: usize,
     /// Once what all of them sent made another tar: who may be asked for all of it alone, the next one first.
     alone: VecDeque<usize>,
+    /// Whose suspicion that was.
+    owner: Option<Arc<Verdict>>,
 }
 
 impl State {
     fn new(all: Vec<Source>) -> Self {
-        Self { all, first: 0, alone: VecDeque::new() }
+        Self { all, first: 0, alone: VecDeque::new(), owner: None }
     }
 
     fn for_tar(&self) -> usize {
         self.alone.front().copied().unwrap_or(self.first)
     }
+}
+
+/// What follows from a tar that is another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Suspicion {
+    /// All of it is fetched again, of one place alone.
+    Again,
+    /// Somebody else's suspicion is being followed; then all of it is looked at again.
+    Later,
+    /// Each place alone sent it.
+    Confirmed,
 }
 
 /// Who is left to ask for a tar, after one of them fell short.
@@ -260,18 +277,29 @@ impl Sources {
         }
     }
 
-    /// Has all of the tar come from one place that `verdict` does not know to have sent another one; `false` if there is none. What
-    /// came so far is to be forgotten.
-    pub(super) fn suspect(&self, verdict: &Verdict) -> bool {
+    /// Has all of the tar come from one place that `verdict` does not know to have sent another one than it is about. What came so far is
+    /// to be forgotten for that.
+    pub(super) fn suspect(&self, verdict: &Arc<Verdict>) -> Suspicion {
         let mut state = self.state();
         // Before that it may have come of several, also of some that are not here any more.
-        if let Some(&sender) = state.alone.front() {
-            verdict.accuse(&state.all[sender].place);
-        }
+        let sender = state.alone.front().map(|&sender| state.all[sender].place.clone());
+        let is_news = sender.is_some_and(|sender| verdict.accuse(&sender));
         let count = state.all.len();
         let others = (1..=count).map(|step| (state.for_tar() + step) % count);
-        state.alone = others.filter(|&other| !verdict.accuses(&state.all[other].place)).collect();
-        !state.alone.is_empty()
+        let left: VecDeque<usize> = others.filter(|&other| !verdict.accuses(&state.all[other].place)).collect();
+        let is_own = state.owner.as_ref().is_none_or(|owner| Arc::ptr_eq(owner, verdict));
+        if left.is_empty() {
+            if is_own {
+                (state.alone, state.owner) = (left, None);
+            }
+            return Suspicion::Confirmed;
+        }
+        // An owner that does not go on is gone.
+        if !is_own && is_news {
+            return Suspicion::Later;
+        }
+        (state.alone, state.owner) = (left, Some(Arc::clone(verdict)));
+        Suspicion::Again
     }
 
     /// Has another one asked for the tar, if one is asked alone: that one did not send all of it; `is_absent`: and will not.
@@ -284,7 +312,10 @@ impl Sources {
             state.alone.rotate_left(1);
         }
         match state.alone.front() {
-            None => Left::Nobody,
+            None => {
+                state.owner = None;
+                Left::Nobody
+            }
             Some(&next) if next == front => Left::Same,
             Some(_) => Left::Another,
         }
@@ -292,7 +323,9 @@ impl Sources {
 
     /// Has anybody asked again: what they sent is right.
     pub(super) fn acquit(&self) {
-        self.state().alone.clear();
+        let mut state = self.state();
+        state.alone.clear();
+        state.owner = None;
     }
 }
 
@@ -346,10 +379,10 @@ mod tests {
     #[test]
     fn a_wrong_tar_is_fetched_of_each_alone() {
         let sources = Sources::new((0..3).map(source).collect());
-        let verdict = Verdict::default();
+        let verdict = Arc::new(Verdict::default());
         assert_eq!(sources.fell_short(true), Left::Same);
         assert!(sources.is_for_tar(&source(2).place) && !sources.is_one_alone());
-        assert!(sources.suspect(&verdict) && sources.is_one_alone());
+        assert!(sources.suspect(&verdict) == Suspicion::Again && sources.is_one_alone());
         // Who is read of turns on its own.
         sources.turn_from(&source(1));
         sources.turn_from(&source(0));
@@ -358,13 +391,13 @@ mod tests {
         let mut alone = Vec::new();
         loop {
             alone.push(sources.for_tar().place.host);
-            if !sources.suspect(&verdict) {
+            if sources.suspect(&verdict) == Suspicion::Confirmed {
                 break;
             }
         }
         assert_eq!(alone, ["1", "2", "0"]);
         // Another image may want what they send.
-        assert!(sources.suspect(&Verdict::default()));
+        assert_eq!(sources.suspect(&Arc::default()), Suspicion::Again);
         sources.acquit();
         assert!(!sources.is_one_alone());
     }
@@ -373,16 +406,29 @@ mod tests {
     #[test]
     fn who_falls_short_accuses_nobody() {
         let sources = Sources::new((0..2).map(source).collect());
-        let verdict = Verdict::default();
-        assert!(sources.suspect(&verdict));
+        let verdict = Arc::default();
+        assert_eq!(sources.suspect(&verdict), Suspicion::Again);
         assert_eq!((sources.fell_short(false), sources.for_tar().place.host.as_str()), (Left::Another, "0"));
-        assert!(sources.suspect(&verdict), "0 sent another tar");
+        assert_eq!(sources.suspect(&verdict), Suspicion::Again, "0 sent another tar");
         assert_eq!((sources.fell_short(false), sources.for_tar().place.host.as_str()), (Left::Same, "1"));
         assert_eq!(sources.fell_short(true), Left::Nobody);
-        let one = Sources::new(vec![source(0)]);
-        assert!(!one.suspect(&verdict), "it is known to send another one");
-        let verdict = Verdict::default();
-        assert!(one.suspect(&verdict), "what was here may have been somebody else's");
-        assert!(!one.suspect(&verdict));
+        let (one, verdict) = (Sources::new(vec![source(0)]), Arc::default());
+        assert_eq!(one.suspect(&verdict), Suspicion::Again, "what was here may have been somebody else's");
+        assert_eq!(one.suspect(&verdict), Suspicion::Confirmed);
+    }
+
+    /// Two images want other tars of one layer: each hears every place, and what one has fetched again the other one looks at.
+    #[test]
+    fn a_suspicion_is_followed_to_its_end() {
+        let sources = Sources::new((0..2).map(source).collect());
+        let [one, two] = [(); 2].map(|()| Arc::new(Verdict::default()));
+        let turns = [&one, &two, &one, &two, &one].map(|verdict| sources.suspect(verdict));
+        use Suspicion::{Again, Confirmed, Later};
+        assert_eq!(turns, [Again, Later, Again, Confirmed, Confirmed]);
+        // One that is gone does not keep the other one waiting.
+        let sources = Sources::new((0..2).map(source).collect());
+        let [one, two] = [(); 2].map(|()| Arc::new(Verdict::default()));
+        let turns = [&one, &two, &two, &two].map(|verdict| sources.suspect(verdict));
+        assert_eq!(turns, [Again, Later, Again, Confirmed]);
     }
 }

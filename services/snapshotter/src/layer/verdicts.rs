@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::proof::{Expected, Proof};
@@ -16,6 +16,8 @@ pub(crate) struct Verdict {
     proof: AtomicU8,
     /// Who sent another tar.
     accused: Mutex<Vec<Place>>,
+    /// Nobody was left to ask for it.
+    has_nobody: AtomicBool,
 }
 
 impl Verdict {
@@ -27,9 +29,19 @@ impl Verdict {
         }
     }
 
-    /// Notes that what came from one place alone is another tar.
-    pub(super) fn accuse(&self, place: &Place) {
-        self.accused.lock().unwrap_or_else(PoisonError::into_inner).push(place.clone());
+    /// Notes that what came from one place alone is another tar; tells whether that is news.
+    pub(super) fn accuse(&self, place: &Place) -> bool {
+        let mut accused = self.accused.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = !accused.contains(place);
+        if is_news {
+            accused.push(place.clone());
+        }
+        is_news
+    }
+
+    /// Notes that nobody is left to ask; tells whether that was so before.
+    pub(super) fn note_nobody(&self) -> bool {
+        self.has_nobody.swap(true, Ordering::AcqRel)
     }
 
     /// Tells whether anybody is known to have sent another tar.
