@@ -108,7 +108,7 @@ func ready(socket string) error {
 func (n *node) stop() error {
 	var failed error
 	for i := len(n.procs) - 1; i >= 0; i-- {
-		n.procs[i].Process.Signal(os.Interrupt)
+		n.procs[i].Process.Signal(unix.SIGTERM)
 		// The holder has nothing to end properly.
 		if err := n.procs[i].Wait(); err != nil && i > 0 {
 			failed = err
