@@ -11,10 +11,11 @@ use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use serde::Serialize;
 use upstream::Client;
 
+use crate::clients::Clients;
 use crate::config::Config;
 use crate::containerd::{Blob, Containerd};
 use crate::layer::Place;
-use crate::layers::{Clients, Via};
+use crate::layers::Via;
 use crate::proxies::Proxies;
 use crate::registries::Registries;
 use crate::wanted::repository;

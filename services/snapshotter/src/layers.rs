@@ -13,8 +13,9 @@ use api::lazy::Toc;
 use api::{Digest, LazyTwin, RepositoryName};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, Semaphore};
-use upstream::{Client, UpstreamError};
+use upstream::UpstreamError;
 
+use crate::clients::Clients;
 use crate::layer::{Commitment, Common, Expected, Layer, OpenError, Place, Source};
 use crate::memory::Share;
 use crate::proxies::Proxies;
@@ -53,50 +54,6 @@ pub(crate) enum Via {
     Proxy,
     /// The registry itself: the layer is its own twin.
     Registry,
-}
-
-/// Whom bytes are asked of.
-#[derive(Debug)]
-pub(crate) struct Clients {
-    pub(crate) proxies: Arc<Proxies>,
-    pub(crate) registries: Arc<Registries>,
-}
-
-impl Clients {
-    /// Returns a client of who has a place.
-    ///
-    /// # Errors
-    /// [`LayerError::NoProxy`] or [`LayerError::Registry`].
-    pub(crate) fn of(&self, place: &Place) -> Result<Client, LayerError> {
-        let Place { via, registry, host, .. } = place;
-        match via {
-            Via::Proxy => self.proxy(registry),
-            Via::Registry => self
-                .registries
-                .client(registry, host)
-                .map_err(|source| LayerError::Registry { host: registry.clone(), source }),
-        }
-    }
-
-    /// Returns whom images of a registry are asked of, who is to be asked first.
-    pub(crate) fn hosts(&self, via: Via, registry: &str) -> Vec<String> {
-        match via {
-            Via::Proxy => vec![String::new()],
-            Via::Registry => self.registries.hosts(registry),
-        }
-    }
-
-    /// Has who does not answer asked last for a while.
-    pub(crate) fn note(&self, place: &Place, error: &UpstreamError) {
-        if place.via == Via::Registry {
-            self.registries.note(&place.registry, &place.host, error);
-        }
-    }
-
-    fn proxy(&self, host: &str) -> Result<Client, LayerError> {
-        let (_, client) = self.proxies.of(host).ok_or_else(|| LayerError::NoProxy { host: host.to_owned() })?;
-        Ok(client)
-    }
 }
 
 /// What makes two twins the same: the same bytes, told by the same TOC.

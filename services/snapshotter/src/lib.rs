@@ -40,6 +40,7 @@ mod usage;
 mod wanted;
 
 pub mod cli;
+mod clients;
 pub mod config;
 
 pub use error::{Class, SnapshotError};

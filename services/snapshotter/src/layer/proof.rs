@@ -225,7 +225,7 @@ impl Layer {
             }
             Left::Nobody => {
                 let verdict = self.verdict(expected);
-                // Twice, with a pause between: they may have been away.
+                // Twice: they may have been away.
                 if verdict.accuses_somebody() && verdict.note_nobody() {
                     self.refuse(expected, "those who have it send another tar")?;
                 }

@@ -15,8 +15,9 @@ use upstream::{BlobAnswer, BlobBody, UpstreamError};
 
 use super::ReadError;
 use super::verdicts::Verdict;
+use crate::clients::Clients;
 use crate::error::with_causes;
-use crate::layers::{Clients, LayerError, Via};
+use crate::layers::{LayerError, Via};
 use crate::registries::RegistryError;
 
 /// The most places that a layer's bytes come from.
