@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -116,6 +116,25 @@ impl Cri {
     /// Returns what the daemon has logged.
     pub fn log(&self) -> String {
         self.proc.log()
+    }
+
+    /// Returns how long after `begin` each pull was asked for that its log tells of, and how long after it each was answered, the
+    /// earliest first.
+    ///
+    /// # Errors
+    /// The log is not as containerd writes it.
+    pub fn pulls_since(&self, begin: SystemTime) -> Result<(Vec<Duration>, Vec<Duration>)> {
+        let (mut asked, mut answered) = (Vec::new(), Vec::new());
+        for line in self.log().lines().filter(|line| line.contains("msg=\"PullImage ")) {
+            let (_, at) = line.split_once("time=\"").with_context(|| line.to_owned())?;
+            let (at, _) = at.split_once('"').with_context(|| line.to_owned())?;
+            let at = humantime::parse_rfc3339(at).with_context(|| line.to_owned())?;
+            let times = if line.contains(" returns ") { &mut answered } else { &mut asked };
+            times.extend(at.duration_since(begin).ok());
+        }
+        asked.sort_unstable();
+        answered.sort_unstable();
+        Ok((asked, answered))
     }
 
     /// Runs a command in a container of an image, in a pod of its own, and returns its output.

@@ -55,6 +55,9 @@ pub enum Command {
     },
     /// Keep what is mounted while the snapshotter is restarted
     Hold,
+    /// What `run` starts for itself
+    #[command(name = crate::names::COMMAND, hide = true)]
+    Look,
 }
 
 /// What is printed.

@@ -3,6 +3,7 @@
 //! A node's number is its snapshot's id and its inode, so that nothing needs to be remembered of what the kernel has looked up.
 
 use std::cell::RefCell;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -12,6 +13,7 @@ use crate::Snapshots;
 use crate::fuse::{self, Files, Listing, Node, Notifier, Reply, Request};
 use crate::layer::Wanted;
 use crate::mounted::{Mounted, Part};
+use crate::names::Names;
 use crate::tree::{Attributes, ROOT, Xattr};
 
 /// The attributes of the folder of all snapshots: only root looks in, and overlayfs, which looks as who mounted it.
@@ -22,7 +24,16 @@ const TOP: Attributes =
 #[derive(Debug)]
 pub(crate) struct LazyMount {
     snapshots: Arc<Snapshots>,
+    means: Arc<Means>,
+}
+
+/// What is needed to answer later.
+#[derive(Debug)]
+struct Means {
     runtime: Handle,
+    names: Arc<Names>,
+    /// Where it is mounted.
+    at: PathBuf,
 }
 
 /// Has the kernel forget all it knows of a snapshot.
@@ -53,8 +64,9 @@ fn parts(node: u64) -> Option<(u64, Part)> {
 }
 
 impl LazyMount {
-    pub(crate) fn new(snapshots: Arc<Snapshots>, runtime: Handle) -> Self {
-        Self { snapshots, runtime }
+    /// Returns them as they are mounted at `at`.
+    pub(crate) fn new(snapshots: Arc<Snapshots>, runtime: Handle, names: Arc<Names>, at: PathBuf) -> Self {
+        Self { snapshots, means: Arc::new(Means { runtime, names, at }) }
     }
 
     /// Answers a request about the folder of all snapshots. It is not listed: who needs one knows its name.
@@ -87,7 +99,7 @@ impl LazyMount {
             return answer(mounted, reply);
         }
         let snapshots = Arc::clone(&self.snapshots);
-        self.runtime.spawn(telemetry::blocking(move || match snapshots.mounted(id) {
+        self.means.runtime.spawn(telemetry::blocking(move || match snapshots.mounted(id) {
             Ok(mounted) => answer(mounted, reply),
             Err(error) => {
                 tracing::error!(snapshot = id, error = &error as &dyn std::error::Error, "a snapshot cannot be shown");
@@ -103,16 +115,15 @@ impl Files for LazyMount {
             return self.answer_top(request, reply);
         }
         let Some((id, part)) = parts(node) else { return reply.error(Errno::STALE) };
-        let runtime = self.runtime.clone();
         if let Some(mounted) = self.snapshots.mounted_now(id) {
-            return about(&runtime, mounted, part, request, reply);
+            return about(&self.means, mounted, part, request, reply);
         }
         // The name lies in a buffer of the thread that reads requests.
         let name = request.name().map(<[u8]>::to_vec);
-        let request = request.without_name();
+        let (request, means) = (request.without_name(), Arc::clone(&self.means));
         self.with(id, reply, move |mounted, reply| {
             let name = name.unwrap_or_default();
-            about(&runtime, mounted, part, request.with_name(&name), reply);
+            about(&means, mounted, part, request.with_name(&name), reply);
         });
     }
 }
@@ -131,13 +142,13 @@ fn node(mounted: &Mounted, part: Part) -> Option<Node> {
     Some(Node { number: number(mounted.id(), part), attributes: Attributes { links, ..attributes } })
 }
 
-fn about(runtime: &Handle, mounted: Arc<Mounted>, part: Part, request: Request<'_>, reply: Reply) {
+fn about(means: &Arc<Means>, mounted: Arc<Mounted>, part: Part, request: Request<'_>, reply: Reply) {
     let (depth, inode) = part;
     let Some(layer) = mounted.at_depth(depth) else { return reply.error(Errno::STALE) };
     match layer.tree().is_directory(inode) {
         true => about_folder(&mounted, part, request, reply),
         // Files are asked about where they are.
-        false if depth == 0 => about_file(runtime, mounted, inode, request, reply),
+        false if depth == 0 => about_file(means, mounted, inode, request, reply),
         false => reply.error(Errno::STALE),
     }
 }
@@ -169,12 +180,13 @@ fn about_folder(mounted: &Mounted, part: Part, request: Request<'_>, reply: Repl
     }
 }
 
-fn about_file(runtime: &Handle, mounted: Arc<Mounted>, inode: u32, request: Request<'_>, reply: Reply) {
+fn about_file(means: &Arc<Means>, mounted: Arc<Mounted>, inode: u32, request: Request<'_>, reply: Reply) {
     if mounted.is_refused() {
         return reply.error(Errno::IO);
     }
     let Some(this) = node(&mounted, (0, inode)) else { return reply.error(Errno::STALE) };
     match request {
+        Request::Lookup { name: b"." } => find_again(means, mounted, this, inode, reply),
         Request::Lookup { .. } | Request::List { .. } => reply.error(Errno::NOTDIR),
         Request::Attributes => reply.attributes(&this),
         Request::Target => match mounted.tree().target(inode) {
@@ -183,8 +195,21 @@ fn about_file(runtime: &Handle, mounted: Arc<Mounted>, inode: u32, request: Requ
         },
         Request::Xattr { name, size } => give_xattr(mounted.xattrs(inode), name, size, reply),
         Request::Xattrs { size } => give_xattrs(mounted.xattrs(inode), size, reply),
-        Request::Read { offset, size } => read(runtime, &mounted, inode, offset, size, reply),
+        Request::Read { offset, size } => read(&means.runtime, &mounted, inode, offset, size, reply),
     }
+}
+
+/// Answers for a file that is asked for by its number, as overlayfs does; see [`Names`]. Where it is not known by its name first,
+/// overlayfs does without it.
+fn find_again(means: &Arc<Means>, mounted: Arc<Mounted>, this: Node, inode: u32, reply: Reply) {
+    let way = Arc::clone(means);
+    means.runtime.spawn(telemetry::blocking(move || {
+        let folder = way.at.join(mounted.id().to_string());
+        match mounted.tree().path_of_file(inode).is_some_and(|path| way.names.look_up(&folder.join(path))) {
+            true => reply.entry(Some(&this)),
+            false => reply.error(Errno::STALE),
+        }
+    }));
 }
 
 fn give_xattr<'a>(mut xattrs: impl Iterator<Item = &'a Xattr>, name: &[u8], size: u32, reply: Reply) {

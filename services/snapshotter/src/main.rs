@@ -25,6 +25,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         LogFormat::Json => telemetry::LogFormat::Json,
     };
     telemetry::init_logging(format, &cli.log)?;
+    if let Command::Look = cli.command {
+        return Ok(snapshotter::names::look()?);
+    }
     let mut config = Config::load(cli.config.as_deref())?;
     config.root = cli.root.unwrap_or(config.root);
     config.socket = cli.socket.unwrap_or(config.socket);
@@ -44,7 +47,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             };
             return Ok(std::io::stdout().lock().write_all(text.as_bytes())?);
         }
-        Command::Run => {}
+        Command::Run | Command::Look => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(snapshotter::run(config));

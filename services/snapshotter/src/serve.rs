@@ -30,6 +30,7 @@ use crate::layer::Common;
 use crate::layers::Layers;
 use crate::lazy::Lazy;
 use crate::memory::Memory;
+use crate::names::Names;
 use crate::proto::snapshots::v1::snapshots_server::SnapshotsServer;
 use crate::proxies::Proxies;
 use crate::registries::Registries;
@@ -69,7 +70,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     });
     let (snapshots, layers) =
         opened.await.with_context(|| format!("cannot open the snapshots in {}", root.display()))?;
-    let mount = LazyMount::new(Arc::clone(&snapshots), Handle::current());
+    let (names, shown) = (Arc::new(Names::default()), Arc::clone(&snapshots));
+    let files = |at: &Path| LazyMount::new(Arc::clone(&shown), Handle::current(), Arc::clone(&names), at.to_owned());
     let shutdown = Shutdown::new();
     let is_broken = Arc::new(AtomicBool::new(false));
     let (stop, broken) = (shutdown.clone(), Arc::clone(&is_broken));
@@ -79,7 +81,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             stop.trigger();
         }
     };
-    let mount = Mounting::start(&root, mount, &holder, ended.clone())?;
+    let mount = Mounting::start(&root, files, &holder, ended.clone())?;
     let unpacker = Unpacker::new(Arc::clone(&snapshots), Arc::clone(&proxies), config.containerd);
     let lazy = Lazy::new(Arc::clone(&snapshots), Arc::clone(&layers), proxies, convert_wait, trust);
     let service = Service::new(Arc::clone(&snapshots), Arc::new(lazy), Arc::new(unpacker));
@@ -127,7 +129,7 @@ impl Mounting {
     /// Goes on with what an earlier process mounted below `root`, if a holder has kept it; else mounts it anew.
     fn start(
         root: &Path,
-        files: LazyMount,
+        files: impl Fn(&Path) -> LazyMount,
         holder: &Path,
         ended: impl Fn() + Clone + Send + 'static,
     ) -> anyhow::Result<Self> {
@@ -160,9 +162,8 @@ impl Mounting {
             Some(holder) => holder.keep(&devices).context("the holder does not answer")?,
             None => {}
         }
-        let files = Arc::new(files);
         let start = |((place, at), device): ((Place, PathBuf), File)| {
-            let session = Session::start(device, &files, FUSE_THREADS, place == Place::Lazy, ended.clone());
+            let session = Session::start(device, &Arc::new(files(&at)), FUSE_THREADS, place == Place::Lazy, ended.clone());
             Ok((at, session.context("cannot start a thread")?))
         };
         let mounts = Place::LAZY.into_iter().zip(places).zip(devices).map(start).collect::<anyhow::Result<_>>()?;

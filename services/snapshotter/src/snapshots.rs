@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use crate::folders::{Folders, Place, Root};
 use crate::layer::{Layer, Proof};
 use crate::layers::{Layers, Origin};
-use crate::mount::{self, Mount, Stack};
+use crate::mount::{Mount, Overlay, Stack};
 use crate::mounted::{Below, MOST_LAYERS, Mounted};
 use crate::status::{self, LayerStatus, Mode, Status};
 use crate::store::{Chain, Ordinary, Parent};
@@ -22,7 +22,7 @@ pub struct Snapshots {
     layers: Arc<Layers>,
     /// The lazy snapshots that were looked into, by id.
     mounted: RwLock<HashMap<u64, Arc<Mounted>>>,
-    has_index: bool,
+    overlay: Overlay,
 }
 
 /// What a call changes of the labels.
@@ -45,7 +45,7 @@ impl Snapshots {
     pub(crate) fn open(root: &Path, layers: Arc<Layers>) -> Result<Self, SnapshotError> {
         let folders = Folders::open(root)?;
         let store = Store::open(&root.join("metadata.redb"))?;
-        let snapshots = Self { store, folders, layers, mounted: RwLock::default(), has_index: mount::has_index() };
+        let snapshots = Self { store, folders, layers, mounted: RwLock::default(), overlay: Overlay::of_kernel() };
         for (name, _) in snapshots.store.all()? {
             if name.starts_with(Self::PRIVATE)
                 && let Err(error) = snapshots.remove(&name)
@@ -146,15 +146,23 @@ impl Snapshots {
 
     fn mount_of(&self, chain: &Chain) -> Mount {
         let id = chain.row.id;
-        let lower: Vec<PathBuf> =
-            uppermost(&chain.parents).map(|parent| self.folders.shown(parent.id, parent.place)).collect();
+        let parents: Vec<Parent> = uppermost(&chain.parents).copied().collect();
+        let places = || parents.iter().map(|parent| parent.place);
+        // Of one file system of ours only: overlayfs could not tell two of them apart, for they have no UUID.
+        let all_in_one = places().any(|place| place == Place::Lazy);
+        let shown = |parent: &Parent| match parent.place {
+            Place::Bare if all_in_one => self.folders.shown(parent.id, Place::Lazy),
+            place => self.folders.shown(parent.id, place),
+        };
+        let mut lower: Vec<PathBuf> = parents.iter().map(shown).collect();
+        let is_lazy = places().any(|place| place != Place::Unpacked);
         let (fs, work) = (self.folders.fs(id), self.folders.work(id));
-        match chain.row.kind {
+        let upper = (chain.row.kind != Kind::View).then_some((&*fs, &*work));
+        if upper.is_none() && lower.is_empty() {
             // A view of nothing shows its own folder, which stays empty.
-            Kind::View if lower.is_empty() => mount::of(&Stack { upper: None, lower: &[fs] }, self.has_index),
-            Kind::View => mount::of(&Stack { upper: None, lower: &lower }, self.has_index),
-            _ => mount::of(&Stack { upper: Some((&fs, &work)), lower: &lower }, self.has_index),
+            lower.push(fs.clone());
         }
+        self.overlay.mount(&Stack { upper, lower: &lower, is_lazy })
     }
 
     /// Turns the active snapshot `key` into the committed one `name`, with `labels` and none that it had.

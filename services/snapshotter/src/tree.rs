@@ -5,7 +5,10 @@
 mod builder;
 mod compare;
 
+use std::ffi::OsStr;
 use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use api::Digest;
 use estargz::TocError;
@@ -243,6 +246,12 @@ impl Tree {
         }
         parts.reverse();
         parts.join("/")
+    }
+
+    /// Returns a path of a file, one of its names if it has several. Looks through all names.
+    pub(crate) fn path_of_file(&self, file: u32) -> Option<PathBuf> {
+        let name = self.names.iter().find(|name| name.inode == file)?;
+        Some(Path::new(&self.path(name.parent)).join(OsStr::from_bytes(self.name(name))))
     }
 
     /// Returns all folders of which `is_meant` holds, with their cleaned paths.

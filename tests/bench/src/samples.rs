@@ -9,7 +9,7 @@ pub(crate) struct Samples(Vec<f64>);
 
 impl Samples {
     /// Returns no values; push at least one before reading.
-    pub(crate) fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self(Vec::new())
     }
 

@@ -1,0 +1,144 @@
+//! [`Names`]: has the kernel know files by their names before it is told of them by their numbers.
+//!
+//! overlayfs asks for a file by its number when it finds something that was copied up from it, for its inode number. What the
+//! kernel then has is an entry without a name, and since Linux 6.16 FUSE takes such an entry for outdated: it is older than any
+//! epoch, and overlayfs fails with ESTALE. An entry with a name is as good and is taken first. So the file is looked up by its
+//! name, and held for a moment, before the kernel gets its answer.
+//!
+//! That is done in a process of its own: one of which a thread waits for the file system that it serves cannot be killed.
+
+use std::collections::VecDeque;
+use std::ffi::CString;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
+
+/// The argument that makes the program what is asked here.
+pub const COMMAND: &str = "look";
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a file is held: longer than the kernel needs for an answer to its question.
+const HELD: Duration = Duration::from_secs(1);
+/// Files that are held at once.
+const MOST: usize = 256;
+/// The answers.
+const FOUND: u8 = b'Y';
+const NOT_FOUND: u8 = b'N';
+
+/// Asks another process of this program to look names up.
+#[derive(Debug, Default)]
+pub(crate) struct Names(Mutex<Option<Looker>>);
+
+#[derive(Debug)]
+struct Looker {
+    process: Child,
+    questions: ChildStdin,
+    answers: ChildStdout,
+}
+
+impl Names {
+    /// Looks a path up, and tells whether something is there that the kernel knows by this name now. Takes two seconds at most.
+    pub(crate) fn look_up(&self, path: &Path) -> bool {
+        let mut looker = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked = match looker.take() {
+            Some(known) => Ok(known),
+            None => Looker::start(),
+        };
+        match asked.and_then(|known| known.ask(path)) {
+            Ok((known, is_found)) => {
+                *looker = Some(known);
+                is_found
+            }
+            Err(error) => {
+                tracing::warn!(%error, path = %path.display(), "a copied file gets another inode number: nobody looks up its origin");
+                false
+            }
+        }
+    }
+}
+
+impl Looker {
+    fn start() -> io::Result<Self> {
+        // Also where another version has taken the place of this one.
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("firstlight-snapshotter").arg(COMMAND).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = command.spawn()?;
+        let (Some(questions), Some(answers)) = (process.stdin.take(), process.stdout.take()) else {
+            return Err(io::Error::other("no pipes"));
+        };
+        Ok(Self { process, questions, answers })
+    }
+
+    fn ask(mut self, path: &Path) -> io::Result<(Self, bool)> {
+        let mut question = path.as_os_str().as_bytes().to_vec();
+        question.push(0);
+        self.questions.write_all(&question)?;
+        let mut polled = [PollFd::new(&self.answers, PollFlags::IN)];
+        if poll(&mut polled, Some(&timespec(PATIENCE)))? == 0 {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let mut answer = [0];
+        self.answers.read_exact(&mut answer)?;
+        Ok((self, answer[0] == FOUND))
+    }
+}
+
+impl Drop for Looker {
+    fn drop(&mut self) {
+        // It may wait for a file system that does not answer, and ends then.
+        let _gone = self.process.kill();
+        let _ended = self.process.try_wait();
+    }
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec { tv_sec: duration.as_secs().cast_signed(), tv_nsec: duration.subsec_nanos().into() }
+}
+
+/// Looks up the paths that come on standard input, each with a zero behind it, and says of each whether something is there, until
+/// there are no more.
+///
+/// # Errors
+/// The pipes broke.
+pub fn look() -> io::Result<()> {
+    let (mut questions, mut answers) = (io::stdin().lock(), io::stdout().lock());
+    let (mut asked, mut buffer) = (Vec::new(), [0; 8192]);
+    let mut held: VecDeque<(Instant, OwnedFd)> = VecDeque::new();
+    loop {
+        while held.front().is_some_and(|(since, _)| since.elapsed() >= HELD) {
+            held.pop_front();
+        }
+        let mut polled = [PollFd::new(&questions, PollFlags::IN)];
+        let timeout = (!held.is_empty()).then(|| timespec(HELD));
+        if poll(&mut polled, timeout.as_ref())? == 0 {
+            continue;
+        }
+        let length = questions.read(&mut buffer)?;
+        if length == 0 {
+            return Ok(());
+        }
+        asked.extend_from_slice(&buffer[..length]);
+        while let Some(end) = asked.iter().position(|&byte| byte == 0) {
+            let path: Vec<u8> = asked.drain(..=end).collect();
+            let opened = CString::from_vec_with_nul(path).map_err(io::Error::other).and_then(|path| {
+                let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                Ok(rustix::fs::open(path.as_c_str(), flags, Mode::empty())?)
+            });
+            let answer = if opened.is_ok() { FOUND } else { NOT_FOUND };
+            held.extend(opened.ok().map(|file| (Instant::now(), file)));
+            if held.len() > MOST {
+                held.pop_front();
+            }
+            answers.write_all(&[answer])?;
+            answers.flush()?;
+        }
+    }
+}
