@@ -16,7 +16,7 @@ const GRACE: Duration = Duration::from_secs(20);
 /// How long a server may take to be ready.
 const START: Duration = Duration::from_secs(60);
 
-/// A child process in a process group of its own, its output in a log file; ended by its pid when dropped, SIGTERM first.
+/// A child process in a session of its own, its output in a log file; ended by its pid when dropped, SIGTERM first.
 ///
 /// It also gets SIGTERM when the thread that started it ends, so that nothing outlives an interrupted test run.
 #[derive(Debug)]
@@ -31,10 +31,10 @@ impl Proc {
     /// # Errors
     /// The command or its log file could not be opened.
     pub fn start(command: &Command, log: &Path) -> Result<Self> {
-        use std::os::unix::process::CommandExt;
         let output = File::options().create(true).append(true).open(log)?;
-        let mut wrapped = Command::new("setpriv");
-        wrapped.args(["--pdeathsig", "TERM", "--"]).arg(command.get_program()).args(command.get_args());
+        // A session of its own, as a service has: the kernel shares the cores among sessions.
+        let mut wrapped = Command::new("setsid");
+        wrapped.args(["setpriv", "--pdeathsig", "TERM", "--"]).arg(command.get_program()).args(command.get_args());
         for (key, value) in command.get_envs() {
             match value {
                 Some(value) => wrapped.env(key, value),
@@ -48,7 +48,6 @@ impl Proc {
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
-            .process_group(0)
             .spawn()
             .with_context(|| format!("{command:?}"))?;
         Ok(Self { child, log: log.to_owned() })

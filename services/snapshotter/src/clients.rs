@@ -40,6 +40,12 @@ impl Clients {
         }
     }
 
+    /// Returns the address of the proxy that a place is of.
+    pub(crate) fn maker(&self, place: &Place) -> Option<String> {
+        let is_proxy = place.via == Via::Proxy;
+        is_proxy.then(|| self.proxies.of(&place.registry).map(|(proxy, _)| proxy.authority().to_owned())).flatten()
+    }
+
     /// Has who does not answer asked last for a while.
     pub(crate) fn note(&self, place: &Place, error: &UpstreamError) {
         if place.via == Via::Registry {

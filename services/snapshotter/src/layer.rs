@@ -3,6 +3,7 @@
 mod data;
 mod error;
 mod inflate;
+mod kin;
 mod proof;
 mod replay;
 mod rests;
@@ -17,7 +18,7 @@ use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use api::Digest;
@@ -26,7 +27,7 @@ use tokio::time::Instant;
 
 use crate::memory::{Memory, Share};
 use crate::room::Room;
-use crate::tree::Tree;
+use crate::tree::{ByDigest, Tree};
 use data::{Data, Found};
 use run::Run;
 use source::Sources;
@@ -34,6 +35,7 @@ use verdicts::Verdicts;
 use window::{Reach, Window};
 
 pub(crate) use error::{OpenError, ReadError};
+pub(crate) use kin::Kin;
 pub(crate) use proof::{Commitment, Expected, Proof};
 pub(crate) use source::{Place, Source, patience};
 pub(crate) use verdicts::Verdict;
@@ -58,12 +60,16 @@ const CORRUPT_TRIES: u32 = 2;
 #[derive(Debug)]
 pub(crate) struct Layer {
     pub(crate) tree: Tree,
+    /// Made when it is first wanted.
+    by_digest: OnceLock<ByDigest>,
     /// What that takes of the memory.
     _share: Share,
     data: Data,
     blob: Digest,
     size: u64,
     sources: Sources,
+    /// The proxy that made it.
+    maker: Option<String>,
     /// Who fetches which chunk.
     running: Mutex<HashMap<u32, Arc<Run>>>,
     window: Window,
@@ -87,6 +93,7 @@ pub(crate) struct Common {
     pub(crate) room: Arc<Room>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) counts: Arc<Counts>,
+    pub(crate) kin: Arc<Kin>,
     /// How long a read that cannot be served is tried again.
     pub(crate) patience: Duration,
 }
@@ -96,6 +103,7 @@ pub(crate) struct Common {
 pub(crate) struct Counts {
     pub(crate) demand_bytes: AtomicU64,
     pub(crate) background_bytes: AtomicU64,
+    pub(crate) copied_bytes: AtomicU64,
     pub(crate) stalled: AtomicU64,
     pub(crate) failed: AtomicU64,
 }
@@ -127,13 +135,16 @@ impl Layer {
         share.resize(tree.bytes())?;
         let data = Data::open(folder, &tree).map_err(|source| OpenError::Io { path: folder.to_owned(), source })?;
         let window = Window::new(size);
+        let maker = sources.first().and_then(Source::maker);
         let layer = Self {
             tree,
+            by_digest: OnceLock::new(),
             _share: share,
             data,
             blob: blob.clone(),
             size,
             sources: Sources::new(sources),
+            maker,
             running: Mutex::default(),
             window,
             folder: folder.to_owned(),
@@ -223,6 +234,11 @@ impl Layer {
     fn span(&self, chunks: Range<u32>, wanted: Wanted) -> Range<u64> {
         let span = self.tree.span(chunks, self.end_for(wanted));
         span.start..span.end.min(self.size)
+    }
+
+    /// Returns the first chunk of the member that a chunk is in: several small files may be.
+    fn first_of_member(&self, chunk: u32) -> u32 {
+        self.tree.chunk_at(self.tree.chunks()[chunk as usize].offset)
     }
 
     /// Returns how many bytes of some chunks are still to come on the disk.

@@ -240,7 +240,14 @@ impl Layers {
         let mut share = self.common.memory.needed();
         let tree = toc_file::read(&self.folder(&key).join(toc_file::NAME), &origin.toc.digest, &mut share)?;
         let layer = self.open_layer(origin, (tree, share))?;
-        Ok(Arc::clone(slot.layer.get_or_init(|| Arc::new(layer))))
+        Ok(self.opened(&slot, layer))
+    }
+
+    /// Notes that a layer is open; who calls it has the slot's turn.
+    fn opened(&self, slot: &Slot, layer: Layer) -> Arc<Layer> {
+        let layer = Arc::clone(slot.layer.get_or_init(|| Arc::new(layer)));
+        self.common.kin.add(&layer);
+        layer
     }
 
     fn open_layer(&self, origin: &Origin, tree: (Tree, Share)) -> Result<Layer, LayerError> {
@@ -264,7 +271,7 @@ impl Layers {
         }
         let layer = self.open_layer(origin, (tree, share))?;
         toc_file::settle(&folder)?;
-        Ok(Arc::clone(slot.layer.get_or_init(|| Arc::new(layer))))
+        Ok(self.opened(&slot, layer))
     }
 
     /// Returns a layer that is open, which has these sources, too, from now on.
@@ -310,6 +317,7 @@ impl Layers {
         Reads {
             demand_bytes: get(&self.common.counts.demand_bytes),
             background_bytes: get(&self.common.counts.background_bytes),
+            copied_bytes: get(&self.common.counts.copied_bytes),
             unread_bytes: layers.iter().map(|layer| layer.unread()).sum(),
             stalled: get(&self.common.counts.stalled),
             waiting: layers.iter().map(|layer| layer.waiting() as u64).sum(),

@@ -74,6 +74,11 @@ impl Proxy {
         })
     }
 
+    /// Returns its address, as its URL has it.
+    pub(crate) fn authority(&self) -> &str {
+        &self.authority
+    }
+
     /// Has a question answered by the proxy, unless it was silent a moment ago; `wait` is how long it was asked to wait.
     ///
     /// # Errors

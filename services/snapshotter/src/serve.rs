@@ -62,7 +62,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let proxies = Arc::new(Proxies::new(&config.proxy)?);
     let room = Arc::new(Room::new(cache_size.as_u64()));
     let memory = Memory::new(config.tree_memory);
-    let common = Common { room, memory, counts: Arc::default(), patience: config.read_timeout };
+    let common = Common { room, memory, counts: Arc::default(), kin: Arc::default(), patience: config.read_timeout };
     let (folder, sources, trusted) = (root.clone(), Arc::clone(&proxies), Arc::clone(&trust));
     let opened = telemetry::blocking(move || {
         let layers = Arc::new(Layers::open(&folder, sources, registries, trusted, common)?);
@@ -163,7 +163,8 @@ impl Mounting {
             None => {}
         }
         let start = |((place, at), device): ((Place, PathBuf), File)| {
-            let session = Session::start(device, &Arc::new(files(&at)), FUSE_THREADS, place == Place::Lazy, ended.clone());
+            let session =
+                Session::start(device, &Arc::new(files(&at)), FUSE_THREADS, place == Place::Lazy, ended.clone());
             Ok((at, session.context("cannot start a thread")?))
         };
         let mounts = Place::LAZY.into_iter().zip(places).zip(devices).map(start).collect::<anyhow::Result<_>>()?;

@@ -31,6 +31,9 @@ pub(crate) struct Reads {
     pub(crate) demand_bytes: u64,
     /// Bytes of blobs that were fetched while nobody did.
     pub(crate) background_bytes: u64,
+    /// Plain bytes that were copied from other layers in place of being fetched.
+    #[serde(default)]
+    pub(crate) copied_bytes: u64,
     /// Plain bytes that came along with others and that nobody has read yet.
     pub(crate) unread_bytes: u64,
     /// Reads that had to wait.
@@ -113,9 +116,11 @@ impl fmt::Display for Status {
                 }
             }
         }
-        let Reads { demand_bytes, background_bytes, unread_bytes, stalled, waiting, failed } = self.reads;
-        let (demand, background, unread) = (mib(demand_bytes), mib(background_bytes), mib(unread_bytes));
+        let Reads { demand_bytes, background_bytes, copied_bytes, unread_bytes, stalled, waiting, failed } = self.reads;
+        let (demand, background) = (mib(demand_bytes), mib(background_bytes));
+        let (copied, unread) = (mib(copied_bytes), mib(unread_bytes));
         writeln!(f, "fetched {demand} MiB for readers, {background} MiB in the background; {unread} MiB not read yet")?;
+        writeln!(f, "copied {copied} MiB from other layers")?;
         writeln!(f, "{stalled} reads had to wait, {waiting} wait now, {failed} failed")
     }
 }
@@ -150,13 +155,14 @@ pub(crate) fn metrics(status: &Status) -> String {
             let _ = writeln!(text, "{name}{labels} {value}");
         }
     };
-    let Reads { demand_bytes, background_bytes, unread_bytes, stalled, waiting, failed } = status.reads;
+    let Reads { demand_bytes, background_bytes, copied_bytes, unread_bytes, stalled, waiting, failed } = status.reads;
     counter(
         "fetched_bytes_total",
         "Bytes of blobs that were fetched.",
         "counter",
         &[("{for=\"demand\"}", demand_bytes), ("{for=\"background\"}", background_bytes)],
     );
+    counter("copied_bytes_total", "Plain bytes that were copied from other layers.", "counter", &[("", copied_bytes)]);
     counter("unread_bytes", "Plain bytes that came along and were not read.", "gauge", &[("", unread_bytes)]);
     counter("stalled_reads_total", "Reads that had to wait.", "counter", &[("", stalled)]);
     counter("waiting_reads", "Reads that wait now.", "gauge", &[("", waiting)]);

@@ -3,6 +3,7 @@
 //! All of it lies in a few long arrays, so that a million files fit: an inode takes 48 bytes, a name 12 and its letters, a chunk 64.
 
 mod builder;
+mod by_digest;
 mod compare;
 
 use std::ffi::OsStr;
@@ -14,6 +15,7 @@ use api::Digest;
 use estargz::TocError;
 
 pub(crate) use builder::{Builder, WHITEOUT};
+pub(crate) use by_digest::ByDigest;
 pub(crate) use compare::Difference;
 
 /// The inode of the root.
@@ -161,11 +163,11 @@ impl Tree {
         self.prefetched
     }
 
-    /// Returns about how many bytes of memory it takes.
+    /// Returns about how many bytes of memory it takes, with its chunks [`ByDigest`].
     pub(crate) fn bytes(&self) -> u64 {
         let xattrs = self.xattrs.iter().flat_map(|(_, xattrs)| xattrs);
         let xattrs: usize = xattrs.map(|(name, value)| name.len() + value.len() + XATTR).sum();
-        self.array_bytes() + xattrs as u64
+        self.array_bytes() + xattrs as u64 + ByDigest::bytes(self.chunks.len())
     }
 
     /// Returns the same without extended attributes.

@@ -64,6 +64,42 @@ fn what_many_read_is_fetched_once() {
     assert!((100 << 20..110 << 20).contains(&fetched), "{fetched} bytes");
 }
 
+/// What a layer of another image has on the disk is not fetched again for one that has the same file among others: neither for who
+/// reads it nor in the background, but for the file's end.
+#[test]
+fn what_another_layer_has_is_not_fetched() {
+    const SIZE: usize = 8 << 20;
+    if !is_root() {
+        return skip("what_another_layer_has_is_not_fetched", "not root");
+    }
+    let world = World::around(World::bare(), "fill_after = '0s'\n");
+    let pull = |tag: &str, own: &[u8], layers: usize| {
+        let plain = Tar::new().file(&format!("own-{tag}"), own).file("same", &e2e::noise(7, SIZE)).file("z", own).end();
+        let layer = push::layer(&world.registry, BULKY, push::TAR, plain.clone().into(), e2e::digest(&plain));
+        let image = push::image(&world.registry, BULKY, tag, std::slice::from_ref(&layer));
+        world.proxy.wait_twins(BULKY, &image).unwrap();
+        let before = world.relay.bytes("/blobs/");
+        world.bench.containerd.pull_lazily(Snapshotter::NAME, &format!("{}/{BULKY}@{image}", world.at())).unwrap();
+        let proven = || {
+            let status = world.bench.snapshotter.status()?;
+            let known = status["images"][0]["layers"].as_array().cloned().unwrap_or_default();
+            let is_proven = known.iter().filter(|layer| layer["proof"] == "proven").count() == layers;
+            Ok(is_proven.then(|| status["reads"]["copied_bytes"].as_u64()))
+        };
+        let copied = wait::until("the proof", LIMIT, proven).unwrap().unwrap();
+        (layer, world.relay.bytes("/blobs/") - before, copied)
+    };
+    let (_, fetched, copied) = pull("one", b"of the first", 1);
+    assert!(fetched > SIZE as u64 && copied == 0, "{fetched} bytes, {copied} copied");
+    let (layer, fetched, copied) = pull("two", b"of the second, which is longer", 2);
+    assert!(fetched < 2 << 20, "{fetched} bytes");
+    assert!(copied >= SIZE as u64 - (1 << 20), "{copied} bytes");
+    world.bench.ctr(&["prepare", "reader", &layer.diff_id]).unwrap();
+    let mounted = world.bench.mount("reader");
+    assert!(std::fs::read(mounted.join("same")).unwrap() == e2e::noise(7, SIZE));
+    assert_eq!(std::fs::read(mounted.join("z")).unwrap(), b"of the second, which is longer");
+}
+
 /// What is read in order comes in requests that grow.
 #[test]
 fn what_is_read_in_order_comes_in_few_requests() {

@@ -264,6 +264,21 @@ impl Data {
         Ok(is_right)
     }
 
+    /// Returns the bytes of a chunk, verified; `None` if it is not here, or not right.
+    pub(super) fn copy_of(&self, number: u32, chunk: &Chunk) -> io::Result<Option<Vec<u8>>> {
+        let _stays = self.lock.read().unwrap_or_else(PoisonError::into_inner);
+        if !self.present.has(number) {
+            return Ok(None);
+        }
+        let mut payload = vec![0; chunk.size as usize];
+        match self.file.read_exact_at(&mut payload, chunk.at) {
+            Ok(()) => Ok(chunk.is(&payload).then_some(payload)),
+            // Somebody cut it.
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Takes chunks away of about `wanted` bytes, only such as were not read since the last time if `spared` is set. Returns the
     /// bytes that are free now.
     pub(super) fn evict(&self, tree: &Tree, wanted: u64, spared: bool) -> u64 {

@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use upstream::UpstreamError;
 
 use super::inflate::Plain;
+use super::kin::Lenders;
 use super::{Layer, Place, ReadError, Wanted, source};
 
 /// Chunks next to each other that one request brings.
@@ -51,13 +52,11 @@ impl Run {
         }
     }
 
-    /// Fetches, verifies and keeps the chunks, one after the other.
+    /// Brings, verifies and keeps the chunks, one after the other.
     pub(super) async fn fetch(self: Arc<Self>, layer: Arc<Layer>) {
         let mut next = self.chunks.start;
         layer.common.room.reserve(layer.room_of(self.chunks.clone())).await;
-        let span = layer.span(self.chunks.clone(), self.wanted);
-        let deadline = Instant::now() + source::patience(span.end - span.start);
-        let ended = self.fetch_all(&layer, &mut next, deadline).await;
+        let ended = self.bring(&layer, &mut next).await;
         layer.common.room.release(layer.room_of(next..self.chunks.end));
         if let Err(error) = ended {
             self.state.send_replace(State::Failed(next, error));
@@ -68,16 +67,67 @@ impl Run {
         }
     }
 
+    /// Copies what other layers have and fetches the rest.
+    async fn bring(&self, layer: &Arc<Layer>, next: &mut u32) -> Result<(), ReadError> {
+        let lenders = Arc::new(Lenders::of(layer));
+        while *next < self.chunks.end {
+            let end = match lenders.is_none() {
+                true => self.chunks.end,
+                false => self.copy(layer, &lenders, next).await?,
+            };
+            if *next < end {
+                let span = layer.span(*next..end, self.wanted);
+                let deadline = Instant::now() + source::patience(span.end - span.start);
+                self.fetch_until(layer, next, end, deadline).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies chunks that another layer has, up to the first one that none has. Returns where to stop fetching: before what is worth
+    /// another request, since another layer has it.
+    async fn copy(&self, layer: &Arc<Layer>, lenders: &Arc<Lenders>, next: &mut u32) -> Result<u32, ReadError> {
+        let (layer, lenders) = (Arc::clone(layer), Arc::clone(lenders));
+        let (chunks, wanted) = (*next..self.chunks.end, self.wanted);
+        let (asked, state, age) = (self.asked, self.state.clone(), layer.data.rests.age());
+        let copy = move || {
+            for number in chunks.clone() {
+                let Some(copied) = lenders.copy(&layer, number, wanted) else {
+                    let until = (number + 1..chunks.end).find(|&later| lenders.spare(&layer, later, wanted));
+                    return (number, Ok(until.unwrap_or(chunks.end)));
+                };
+                let chunk = layer.tree.chunks()[number as usize];
+                if let Err(error) = layer.data.put(number, &chunk, &copied, age) {
+                    return (number, Err(error.into()));
+                }
+                if wanted != Wanted::Tar && number >= asked {
+                    layer.data.mark_unasked(number);
+                }
+                state.send_replace(State::Until(number + 1));
+            }
+            (chunks.end, Ok(chunks.end))
+        };
+        let (copied, until) = telemetry::blocking(copy).await;
+        *next = copied;
+        until
+    }
+
     /// What comes has to come before the deadline; what is done with it is done to the end.
-    async fn fetch_all(&self, layer: &Arc<Layer>, next: &mut u32, deadline: Instant) -> Result<(), ReadError> {
+    async fn fetch_until(
+        &self,
+        layer: &Arc<Layer>,
+        next: &mut u32,
+        end: u32,
+        deadline: Instant,
+    ) -> Result<(), ReadError> {
         let late = |_| UpstreamError::Timeout;
         let (age, source) = (layer.data.rests.age(), layer.source_for(self.wanted));
-        let span = layer.span(self.chunks.clone(), self.wanted);
+        let span = layer.span(*next..end, self.wanted);
         let mut answer = timeout_at(deadline, source.blob(&span)).await.map_err(late)??;
         // Who does not know ranges sends it all.
         let mut skip = if answer.range.is_some() { 0 } else { span.start };
         let (mut packed, mut start) = (BytesMut::new(), span.start);
-        while *next < self.chunks.end {
+        while *next < end {
             let Some(bytes) = timeout_at(deadline, answer.body.chunk()).await.map_err(late)?? else {
                 let received = start + packed.len() as u64 - span.start;
                 return Err(UpstreamError::Truncated { expected: span.end - span.start, received }.into());
@@ -92,26 +142,17 @@ impl Run {
             packed.extend_from_slice(&bytes[passed as usize..]);
             let here = (start + packed.len() as u64).min(span.end);
             let whole = |chunk: u32| layer.span(chunk..chunk + 1, self.wanted).end.min(span.end) <= here;
-            let until = (*next..self.chunks.end).find(|&chunk| !whole(chunk)).unwrap_or(self.chunks.end);
-            let until = self.member_of(layer, until).max(*next);
+            let until = (*next..end).find(|&chunk| !whole(chunk)).unwrap_or(end);
+            let until = if until < end { layer.first_of_member(until).max(*next) } else { end };
             if until > *next {
                 let behind = layer.tree.chunks().get(until as usize).map_or(here, |chunk| chunk.offset.min(here));
-                let behind = if until == self.chunks.end { here } else { behind };
+                let behind = if until == end { here } else { behind };
                 let bytes = packed.split_to((behind - start) as usize).freeze();
                 self.keep(layer, next, until, (bytes, start), (&source.place, age)).await?;
                 start = behind;
             }
         }
         Ok(())
-    }
-
-    /// Returns the first chunk of the member that a chunk of the run is in: several small files may be.
-    fn member_of(&self, layer: &Layer, chunk: u32) -> u32 {
-        let chunks = layer.tree.chunks();
-        match chunks.get(chunk as usize).filter(|_| chunk < self.chunks.end) {
-            Some(of) => layer.tree.chunk_at(of.offset),
-            None => chunk,
-        }
     }
 
     /// Unpacks, verifies and keeps the chunks from `next` on, whose members are in `packed`; that begins at `start` and is of `place`, which was asked

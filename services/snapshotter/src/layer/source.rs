@@ -57,6 +57,11 @@ pub(crate) struct Place {
 }
 
 impl Source {
+    /// Returns the address of the proxy that makes its twins; `None` of a registry.
+    pub(super) fn maker(&self) -> Option<String> {
+        self.clients.maker(&self.place)
+    }
+
     /// Asks for the blob, or a range of it.
     pub(super) async fn blob(&self, range: &Range<u64>) -> Result<BlobAnswer, UpstreamError> {
         let told = |error: LayerError| match error {
