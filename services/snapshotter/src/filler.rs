@@ -194,7 +194,7 @@ impl Filler {
         match telemetry::blocking(move || layers.get(&of)).await {
             Err(error) if error.is_lost() => {
                 tracing::warn!(blob.digest = %origin.twin, error = &error as &dyn std::error::Error, "a TOC is fetched again");
-                self.layers.fetch(origin).await
+                self.layers.fetch_needed(origin).await
             }
             known => known,
         }

@@ -256,9 +256,8 @@ impl Layers {
     }
 
     /// Opens a layer whose TOC is on its way, and keeps that if it is right.
-    fn open_new(&self, origin: &Origin, toc: Growing) -> Result<Arc<Layer>, LayerError> {
+    fn open_new(&self, origin: &Origin, toc: Growing, mut share: Share) -> Result<Arc<Layer>, LayerError> {
         let folder = self.folder(&origin.key());
-        let mut share = self.common.memory.share();
         let tree = toc_file::read_new(toc, &folder, &origin.toc.digest, &mut share).map_err(|error| match error {
             OpenError::Damaged { .. } => LayerError::Toc { expected: origin.toc.digest.clone() },
             other => other.into(),
@@ -335,11 +334,23 @@ impl Layers {
     /// # Errors
     /// See [`LayerError`].
     pub(crate) async fn fetch(self: &Arc<Self>, origin: &Origin) -> Result<Arc<Layer>, LayerError> {
-        let fetched = tokio::time::timeout(TOC_PATIENCE, self.fetch_toc(origin)).await;
+        self.fetch_in_time(origin, self.common.memory.share()).await
+    }
+
+    /// Returns a layer that a snapshot has, likewise: whatever memory is left for its tree.
+    ///
+    /// # Errors
+    /// See [`LayerError`].
+    pub(crate) async fn fetch_needed(self: &Arc<Self>, origin: &Origin) -> Result<Arc<Layer>, LayerError> {
+        self.fetch_in_time(origin, self.common.memory.needed()).await
+    }
+
+    async fn fetch_in_time(self: &Arc<Self>, origin: &Origin, share: Share) -> Result<Arc<Layer>, LayerError> {
+        let fetched = tokio::time::timeout(TOC_PATIENCE, self.fetch_toc(origin, &share)).await;
         fetched.unwrap_or(Err(LayerError::Upstream(UpstreamError::Timeout)))
     }
 
-    async fn fetch_toc(self: &Arc<Self>, origin: &Origin) -> Result<Arc<Layer>, LayerError> {
+    async fn fetch_toc(self: &Arc<Self>, origin: &Origin, share: &Share) -> Result<Arc<Layer>, LayerError> {
         let turn = self.want(&origin.key());
         // Who opens the layer has it to the end, also where nobody waits any more.
         let turn = Arc::new(turn.lock_owned().await);
@@ -355,7 +366,7 @@ impl Layers {
         let _arriving = self.arriving.acquire().await;
         let mut failed = None;
         for source in self.sources(origin)? {
-            match self.fetch_from(&source, origin, &turn).await {
+            match self.fetch_from(&source, origin, &turn, share.another()).await {
                 // Somebody else may have it.
                 Err(error @ (LayerError::Upstream(_) | LayerError::Toc { .. })) => failed = Some(error),
                 done => return done,
@@ -369,6 +380,7 @@ impl Layers {
         source: &Source,
         origin: &Origin,
         turn: &Arc<OwnedMutexGuard<()>>,
+        share: Share,
     ) -> Result<Arc<Layer>, LayerError> {
         let folder = self.folder(&origin.key());
         let new = folder.clone();
@@ -377,7 +389,7 @@ impl Layers {
         let (layers, of, mine) = (Arc::clone(self), origin.clone(), Arc::clone(turn));
         let open = telemetry::blocking(move || {
             let _mine = mine;
-            layers.open_new(&of, growing)
+            layers.open_new(&of, growing, share)
         });
         let fetch = async {
             match origin.via {

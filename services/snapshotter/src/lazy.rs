@@ -122,11 +122,6 @@ impl NotLazy {
         matches!(self, Self::NoProxy { .. } | Self::Unreachable(_) | Self::NoTwin { .. })
     }
 
-    /// Tells whether other layers of the image are lazy, and this one only has no twin.
-    pub(crate) const fn is_gap(&self) -> bool {
-        matches!(self, Self::NoTwin { is_gap: true, .. })
-    }
-
     /// Returns a word for it. A closed set: it labels metrics.
     pub(crate) const fn reason(&self) -> &'static str {
         match self {
@@ -184,6 +179,26 @@ impl Lazy {
         let asked = tokio::time::timeout(REGISTRY_PATIENCE, self.layers.own(&wanted, &toc, below)).await;
         let origin = asked.map_err(|_| LayerError::Upstream(UpstreamError::Timeout))??;
         self.mount(&wanted, parent, labels, origin).await
+    }
+
+    /// Tells whether other layers of the image are lazy where this one is not: it is worth unpacking alone.
+    pub(crate) fn is_gap(&self, wanted: &Wanted, refused: &NotLazy) -> bool {
+        match refused {
+            NotLazy::NoTwin { is_gap, .. } => *is_gap,
+            // It has a twin, and that cannot be used.
+            NotLazy::Chain { .. } | NotLazy::Tail | NotLazy::Refused | NotLazy::Layer(_) => {
+                let others = wanted.layers.iter().filter(|other| **other != wanted.layer);
+                let mut keys = others.map(|other| (wanted.host.clone(), wanted.name.clone(), other.clone()));
+                keys.any(|key| self.twins.contains_key(&key))
+            }
+            NotLazy::NoProxy { .. }
+            | NotLazy::Unreachable(_)
+            | NotLazy::OtherParent
+            | NotLazy::Unproven(_)
+            | NotLazy::Late
+            | NotLazy::Parent { .. }
+            | NotLazy::Snapshot(_) => false,
+        }
     }
 
     /// Commits the snapshot of a layer that a proxy has a twin of.

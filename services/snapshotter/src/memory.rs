@@ -47,6 +47,11 @@ impl Memory {
 }
 
 impl Share {
+    /// Returns another one of the same kind, of nothing yet.
+    pub(crate) fn another(&self) -> Self {
+        Self { memory: Arc::clone(&self.memory), bytes: 0, is_needed: self.is_needed }
+    }
+
     /// Has it be so many bytes, as the tree grows and when it is done.
     ///
     /// # Errors

@@ -57,7 +57,8 @@ impl Service {
         let Err(error) = self.lazy.prepare(wanted.clone(), parent, labels).await else { return Ok(name) };
         let (reason, detail) = (error.reason().to_owned(), with_causes(&error));
         let why = Ordinary { image, layer, reason, detail };
-        if let (true, Some(namespace), Ok(below)) = (error.is_gap(), namespace, parent.map(chain_of).transpose()) {
+        let is_gap = self.lazy.is_gap(&wanted, &error);
+        if let (true, Some(namespace), Ok(below)) = (is_gap, namespace, parent.map(chain_of).transpose()) {
             let (parent, namespace) = (parent.map(str::to_owned), namespace.to_owned());
             let (labels, why) = (labels.clone(), why.clone());
             if self.unpack(Job { wanted, namespace, parent, below, labels, why }).await {
@@ -72,10 +73,10 @@ impl Service {
 
     /// Unpacks a layer of a lazy image that has no twin, and tells whether that is done.
     async fn unpack(&self, job: Job) -> bool {
-        let (image, layer, reason) = (job.why.image.clone(), job.why.layer.clone(), job.why.detail.clone());
+        let Ordinary { image, layer, reason, detail } = job.why.clone();
         match self.unpacker.unpack(job).await {
             Ok(()) => {
-                tracing::info!(image, %layer, reason, "a layer without a twin was unpacked alone");
+                tracing::info!(image, %layer, reason, detail, "a layer without a twin was unpacked alone");
                 true
             }
             Err(error) => {

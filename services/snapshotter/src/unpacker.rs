@@ -21,6 +21,8 @@ use crate::{Labels, SnapshotError, Snapshots};
 const AT_ONCE: usize = 2;
 /// How long it may take while a caller waits, who keeps others waiting behind it; after that it goes on alone.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How much longer than what it knows a proxy may take to tell the size of a blob: its upstream may have to.
+const SIZE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a blob stays at least that is to be unpacked.
 const KEPT: Duration = Duration::from_secs(600);
 /// How long after the last one nobody is thought to unpack the same layer.
@@ -86,6 +88,9 @@ pub(crate) enum UnpackError {
     /// There is a snapshot of that name on another parent.
     #[error("there is one of that name on another parent")]
     OtherParent,
+    /// There is a snapshot of that name whose layer is not what the image says.
+    #[error("there is one of that name that was refused: remove the images that have it")]
+    Refused,
     /// The process ends.
     #[error("the work was broken off")]
     BrokenOff,
@@ -131,14 +136,19 @@ impl Unpacker {
     /// Tells whether the snapshot is there, and is what is wanted: containerd looks it up by its parent.
     async fn known(&self, job: &Job) -> Option<Result<(), UnpackError>> {
         let name = job.wanted.chain.to_string();
-        let info = self.run(move |all| all.stat(&name)).await.ok()?;
+        let known = move |all: &Snapshots| Ok((all.stat(&name)?, all.is_refused(&name)?));
+        let (info, is_refused) = self.run(known).await.ok()?;
+        if is_refused {
+            return Some(Err(UnpackError::Refused));
+        }
         Some(if info.parent == job.parent { Ok(()) } else { Err(UnpackError::OtherParent) })
     }
 
     async fn fill(&self, job: &Job, key: &str) -> Result<(), UnpackError> {
         let Wanted { host, name, layer, chain, .. } = &job.wanted;
-        let (_, client) = self.proxies.of(host).ok_or_else(|| UnpackError::NoProxy { host: host.clone() })?;
-        let size = client.blob_size(name, layer).await.map_err(UnpackError::Size)?;
+        let (proxy, client) = self.proxies.of(host).ok_or_else(|| UnpackError::NoProxy { host: host.clone() })?;
+        // Not of one that is silent.
+        let size = proxy.ask(SIZE_PATIENCE, client.blob_size(name, layer)).await.map_err(UnpackError::Size)?;
         let mut containerd = Containerd::connect(&self.socket, &job.namespace).await?;
         containerd.keep_for(patience(size) + KEPT).await?;
         let put = containerd.put(Blob { name, digest: layer, size }, &client, |_| {});

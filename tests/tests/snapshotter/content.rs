@@ -79,6 +79,34 @@ fn a_layer_without_a_twin_is_unpacked_alone() {
     assert!(!status.contains("unpacking"), "{status}");
 }
 
+/// Neither does one that has a twin which cannot be used, here because its TOC is not to be had.
+#[test]
+fn a_layer_without_its_toc_is_unpacked_alone() {
+    if !is_root() {
+        return skip("a_layer_without_its_toc_is_unpacked_alone", "not root");
+    }
+    let (world, layers, reference) = World::with_gap(|world| world.small("between"));
+    let (_, image) = reference.rsplit_once('@').unwrap();
+    world.proxy.wait_twins(REPOSITORY, image).unwrap();
+    let call = format!("/v2/{REPOSITORY}/_firstlight/lazy/{image}");
+    let index = world.proxy.request("GET", &call, &[]).unwrap().json().unwrap();
+    let toc = format!("/_firstlight/toc/{}", index["layers"][1]["toc"]["digest"].as_str().unwrap());
+    world.relay.add(Rule::new(&toc, Fault::Status(404, Vec::new())));
+    world.bench.containerd.pull_lazily(Snapshotter::NAME, &reference).unwrap();
+    let log = world.bench.snapshotter.log();
+    let alone = log.lines().find(|line| line.contains("a layer without a twin was unpacked alone")).expect(&log);
+    assert!(alone.contains("reason=\"layer\"") && !log.contains("ordinary way"), "{log}");
+    assert_eq!(log.matches("before it is here").count(), 2, "{log}");
+    let kept = run(world.bench.containerd.ctr().args(["content", "ls", "-q"])).unwrap();
+    let is_kept = layers.each_ref().map(|layer| kept.contains(&layer.digest));
+    assert_eq!(is_kept, [false, true, false], "{kept}");
+    world.bench.ctr(&["prepare", "reader", &top_of(&world.bench, Snapshotter::NAME)]).unwrap();
+    let mounted = world.bench.mount("reader");
+    for name in ["below", "between", "above"] {
+        assert_eq!(std::fs::read(mounted.join(name)).unwrap(), b"some bytes", "{name}");
+    }
+}
+
 /// A kill while a layer is unpacked leaves nothing, and the next pull begins anew.
 #[test]
 fn a_kill_while_unpacking_leaves_nothing() {

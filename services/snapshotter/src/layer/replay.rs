@@ -57,6 +57,9 @@ impl Layer {
     /// # Errors
     /// The disk's, or that a piece is not here.
     pub(super) fn replay(&self, expected: &Expected, end_of_twin: Option<File>) -> Result<Replayed, ReadError> {
+        // The tree that the tar leaves, and what it is made of, take about as much each as the one that the TOC made. It ends soon.
+        let mut share = self.common.memory.needed();
+        share.resize(2 * self.tree.bytes()).map_err(io::Error::other)?;
         // A source's tar has no landmark: header, one byte and padding.
         let skip = if expected.tail.is_some() { 2 * BLOCK } else { 0 };
         let end = match &expected.tail {
