@@ -149,10 +149,31 @@ impl Snapshotter {
         self.start_again()
     }
 
-    /// Returns the lines of containerd's configuration that name it.
-    pub fn plugin(&self) -> String {
-        let address = self.address();
-        format!("[proxy_plugins.{}]\ntype = 'snapshot'\naddress = '{}'\n", Self::NAME, address.display())
+    /// Kills its holder and starts another one, which has nothing yet.
+    ///
+    /// # Errors
+    /// As for [`Snapshotter::start`].
+    pub fn replace_holder(&mut self) -> Result<()> {
+        self.holder.kill()?;
+        self.holder = hold(&self.scratch)?;
+        Ok(())
+    }
+
+    /// Returns the tables of the documented configuration of containerd that name it.
+    ///
+    /// # Errors
+    /// The example is not as it was.
+    pub fn plugin(&self) -> Result<String> {
+        let address = self.address().display().to_string();
+        let lies_in = self.root().display().to_string();
+        let replaced = [
+            ("/run/firstlight-snapshotter/snapshotter.sock", address.as_str()),
+            ("/var/lib/firstlight-snapshotter", lies_in.as_str()),
+        ];
+        let config = example("snapshotter/containerd.toml", &replaced)?;
+        let start = config.find("[proxy_plugins.").context("the plug-in")?;
+        let end = config.find("[plugins.").context("Kubernetes")?;
+        Ok(config[start..end].to_owned())
     }
 
     /// Returns the path of its socket.

@@ -49,7 +49,8 @@ pub(crate) fn forget(notifiers: &[Notifier], snapshot: &Mounted) {
     }
 }
 
-/// The bits of an inode's number and, above those, of how far below its layer is.
+/// The bits of an inode's number and, above those, of how far below its layer is. Nodes' numbers are kept on disks, with what was copied up of
+/// them: what a number means must not change.
 const INODE_BITS: u32 = 23;
 
 fn number(snapshot: u64, (depth, inode): Part) -> u64 {
@@ -203,13 +204,16 @@ fn about_file(means: &Arc<Means>, mounted: Arc<Mounted>, inode: u32, request: Re
 /// overlayfs does without it.
 fn find_again(means: &Arc<Means>, mounted: Arc<Mounted>, this: Node, inode: u32, reply: Reply) {
     let way = Arc::clone(means);
-    means.runtime.spawn(telemetry::blocking(move || {
+    means.runtime.spawn(async move {
         let folder = way.at.join(mounted.id().to_string());
-        match mounted.tree().path_of_file(inode).is_some_and(|path| way.names.look_up(&folder.join(path))) {
-            true => reply.entry(Some(&this)),
-            false => reply.error(Errno::STALE),
-        }
-    }));
+        // The first one puts the names of a layer in order.
+        let path = telemetry::blocking(move || mounted.tree().path_of(inode)).await;
+        let is_known = match path {
+            Some(path) => way.names.look_up(folder.join(path)).await,
+            None => false,
+        };
+        if is_known { reply.entry(Some(&this)) } else { reply.error(Errno::STALE) }
+    });
 }
 
 fn give_xattr<'a>(mut xattrs: impl Iterator<Item = &'a Xattr>, name: &[u8], size: u32, reply: Reply) {
@@ -313,5 +317,18 @@ fn give(read: std::io::Result<&[u8]>, reply: Reply) {
             tracing::error!(%error, "the cache of a layer cannot be read");
             reply.error(Errno::IO);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_stay() {
+        assert_eq!(number(7, (0, 0)), 0x7_0000_0001);
+        assert_eq!(number(7, (2, 5)), 0x7_0100_0006);
+        assert_eq!(parts(0x7_0100_0006), Some((7, (2, 5))));
+        assert_eq!(parts(0x7_0000_0000), None);
     }
 }

@@ -167,11 +167,12 @@ impl Filler {
         }
     }
 
-    /// Has the proxy keep the twin of a layer that is not all here.
+    /// Has the proxy keep the twin of a layer of which not all bytes are here.
     async fn hold(&self, origin: &Origin) {
         let (layers, of) = (Arc::clone(&self.layers), origin.clone());
         let Ok(layer) = telemetry::blocking(move || layers.get(&of)).await else { return };
-        if layer.proof(&origin.expected) != Proof::Pending {
+        // What was proven may have been evicted in part since.
+        if layer.proof(&origin.expected) == Proof::Refused || layer.is_complete() {
             return;
         }
         let node = rustix::system::uname().nodename().to_string_lossy().into_owned();

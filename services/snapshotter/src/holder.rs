@@ -10,7 +10,8 @@ use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -22,6 +23,8 @@ use rustix::net::{
 
 use crate::fuse;
 
+/// How long a holder may take for an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Connections without a word that are kept.
 const MOST_CALLERS: usize = 8;
 /// The descriptors that come with a word, at most.
@@ -151,11 +154,11 @@ impl Holder {
     fn serve(&mut self) {
         let Some(client) = &self.client else { return };
         let served = match receive(client) {
-            Ok(Some((TAKE, _))) if self.devices.is_empty() => send(client, NONE, &[]),
+            Ok(Some((TAKE, _))) if self.devices.is_empty() => send::<File>(client, NONE, &[]),
             Ok(Some((TAKE, _))) => send(client, HERE, &self.devices),
             Ok(Some((KEEP, devices))) if !devices.is_empty() => {
                 self.devices = devices.into_iter().map(File::from).collect();
-                send(client, KEPT, &[])
+                send::<File>(client, KEPT, &[])
             }
             Ok(Some(_) | None) => Err(ErrorKind::UnexpectedEof.into()),
             Err(error) => Err(error),
@@ -178,43 +181,94 @@ impl Holder {
 
 /// A snapshotter's way to its holder. As long as it is open, the holder leaves requests alone.
 #[derive(Debug)]
-pub(crate) struct Held {
-    holder: UnixStream,
+pub(crate) struct Keeper {
+    socket: PathBuf,
+    holder: Mutex<Option<UnixStream>>,
 }
 
-impl Held {
-    /// Finds the holder; `None` where there is none.
-    pub(crate) fn connect(socket: &Path) -> Option<Self> {
-        UnixStream::connect(socket).ok().map(|holder| Self { holder })
+impl Keeper {
+    /// Finds the holder that listens at `socket`, if there is one.
+    pub(crate) fn new(socket: &Path) -> Self {
+        Self { socket: socket.to_owned(), holder: Mutex::new(connect(socket)) }
     }
 
-    /// Returns the descriptors that an earlier snapshotter left, as it left them.
+    fn holder(&self) -> MutexGuard<'_, Option<UnixStream>> {
+        self.holder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells whether there is one.
+    pub(crate) fn has_holder(&self) -> bool {
+        self.holder().is_some()
+    }
+
+    /// Returns the descriptors that an earlier snapshotter left, as it left them; none where there is no holder.
     ///
     /// # Errors
     /// The holder went away.
     pub(crate) fn take(&self) -> io::Result<Vec<File>> {
-        send(&self.holder, TAKE, &[])?;
-        match receive(&self.holder)? {
+        let holder = self.holder();
+        let Some(holder) = &*holder else { return Ok(Vec::new()) };
+        send::<File>(holder, TAKE, &[])?;
+        match receive(holder)? {
             Some((HERE, devices)) => Ok(devices.into_iter().map(File::from).collect()),
             Some((NONE, _)) => Ok(Vec::new()),
             _ => Err(ErrorKind::UnexpectedEof.into()),
         }
     }
 
-    /// Leaves descriptors for a later one, in place of those that were left before.
+    /// Leaves descriptors for a later one, in place of those that were left before; nothing where there is no holder.
     ///
     /// # Errors
     /// The holder went away.
-    pub(crate) fn keep(&self, devices: &[File]) -> io::Result<()> {
-        send(&self.holder, KEEP, devices)?;
-        match receive(&self.holder)? {
-            Some((KEPT, _)) => Ok(()),
-            _ => Err(ErrorKind::UnexpectedEof.into()),
+    pub(crate) fn keep(&self, devices: &[impl AsFd]) -> io::Result<()> {
+        match &*self.holder() {
+            Some(holder) => keep(holder, devices),
+            None => Ok(()),
         }
+    }
+
+    /// Leaves descriptors with the holder that listens now, unless it is the one that has them, and tells whether that was done.
+    ///
+    /// # Errors
+    /// There is one, and it does not take them.
+    pub(crate) fn renew(&self, devices: &[impl AsFd]) -> io::Result<bool> {
+        let mut holder = self.holder();
+        if holder.as_ref().is_some_and(is_there) {
+            return Ok(false);
+        }
+        if holder.take().is_some() {
+            tracing::warn!(
+                "the holder is gone: without another one lazy containers lose their files when this process ends"
+            );
+        }
+        let Some(new) = connect(&self.socket) else { return Ok(false) };
+        keep(&new, devices)?;
+        *holder = Some(new);
+        Ok(true)
     }
 }
 
-fn send(stream: &UnixStream, word: u8, devices: &[File]) -> io::Result<()> {
+fn connect(socket: &Path) -> Option<UnixStream> {
+    let holder = UnixStream::connect(socket).ok()?;
+    holder.set_read_timeout(Some(PATIENCE)).ok()?;
+    Some(holder)
+}
+
+fn keep(holder: &UnixStream, devices: &[impl AsFd]) -> io::Result<()> {
+    send(holder, KEEP, devices)?;
+    match receive(holder)? {
+        Some((KEPT, _)) => Ok(()),
+        _ => Err(ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// Tells whether a holder is still connected: it never speaks first.
+fn is_there(holder: &UnixStream) -> bool {
+    let mut word = [0];
+    matches!(rustix::net::recv(holder, &mut word, RecvFlags::PEEK | RecvFlags::DONTWAIT), Err(Errno::AGAIN))
+}
+
+fn send<T: AsFd>(stream: &UnixStream, word: u8, devices: &[T]) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DEVICES))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     let devices: Vec<BorrowedFd<'_>> = devices.iter().map(AsFd::as_fd).collect();

@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -62,6 +62,8 @@ pub(crate) struct Layer {
     pub(crate) tree: Tree,
     /// Made when it is first wanted.
     by_digest: OnceLock<ByDigest>,
+    /// Whether somebody makes it.
+    is_ordering: AtomicBool,
     /// What that takes of the memory.
     _share: Share,
     data: Data,
@@ -139,6 +141,7 @@ impl Layer {
         let layer = Self {
             tree,
             by_digest: OnceLock::new(),
+            is_ordering: AtomicBool::new(false),
             _share: share,
             data,
             blob: blob.clone(),
@@ -180,6 +183,11 @@ impl Layer {
     /// Writes down which chunks are on the disk.
     pub(crate) fn flush(&self) -> io::Result<()> {
         self.data.flush()
+    }
+
+    /// Tells whether the bytes of all its files are here.
+    pub(crate) fn is_complete(&self) -> bool {
+        (0..self.tree.chunks().len() as u32).all(|chunk| self.data.is_present(chunk))
     }
 
     /// Returns the bytes of the chunks that are here.

@@ -20,6 +20,8 @@ use crate::{Labels, SnapshotError, Snapshots};
 const REMEMBERED: Duration = Duration::from_secs(600);
 /// How long after a wait that was in vain nobody waits for the same image.
 const WAIT_AGAIN: Duration = Duration::from_secs(30);
+/// The pause before a proxy is asked again for a conversion that goes on.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// How long a registry may take to tell the size of a blob.
 const REGISTRY_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a pull waits for a layer that is mounted once it is proven: containerd keeps other calls waiting behind it.
@@ -320,6 +322,8 @@ impl Lazy {
                 Some(LazyState::Filling | LazyState::Converting) => {
                     let left = deadline.saturating_duration_since(Instant::now());
                     if left >= Duration::from_secs(1) {
+                        // One that does not wait is not asked without a pause.
+                        tokio::time::sleep(ASK_AGAIN).await;
                         index = ask(proxy, &client, wanted, left).await?;
                         continue;
                     }

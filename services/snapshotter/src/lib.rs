@@ -22,6 +22,7 @@ mod memory;
 mod metrics;
 mod mount;
 mod mounted;
+mod mounting;
 pub mod names;
 mod proto;
 mod proxies;

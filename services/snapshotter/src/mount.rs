@@ -31,7 +31,7 @@ pub(crate) struct Overlay {
 }
 
 impl Overlay {
-    /// Looks what this machine's knows.
+    /// Looks what this machine's knows: what it does not know now it may once its module is there.
     pub(crate) fn of_kernel() -> Self {
         let knows = |name: &str| Path::new("/sys/module/overlay/parameters").join(name).try_exists().unwrap_or(false);
         Self { has_index: knows("index"), has_xino: knows("xino_auto") }

@@ -9,22 +9,28 @@
 
 use std::collections::VecDeque;
 use std::ffi::CString;
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use tokio::sync::Mutex as AsyncMutex;
 
 /// The argument that makes the program what is asked here.
 pub const COMMAND: &str = "look";
-/// How long an answer may take.
+/// How long an answer may take, and before that the turn to ask.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long nobody is asked after one failed.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Processes that are told to end and do not.
+const MOST_LEFT: usize = 8;
 /// How long a file is held: longer than the kernel needs for an answer to its question.
 const HELD: Duration = Duration::from_secs(1);
 /// Files that are held at once.
@@ -33,9 +39,18 @@ const MOST: usize = 256;
 const FOUND: u8 = b'Y';
 const NOT_FOUND: u8 = b'N';
 
-/// Asks another process of this program to look names up.
+/// Asks another process of this program to look names up, one after the other.
 #[derive(Debug, Default)]
-pub(crate) struct Names(Mutex<Option<Looker>>);
+pub(crate) struct Names(Arc<AsyncMutex<Lookers>>);
+
+#[derive(Debug, Default)]
+struct Lookers {
+    now: Option<Looker>,
+    /// Those that were told to end: one may wait for a file system that does not answer.
+    before: Vec<Child>,
+    /// When one failed last.
+    failed: Option<Instant>,
+}
 
 #[derive(Debug)]
 struct Looker {
@@ -45,23 +60,52 @@ struct Looker {
 }
 
 impl Names {
-    /// Looks a path up, and tells whether something is there that the kernel knows by this name now. Takes two seconds at most.
-    pub(crate) fn look_up(&self, path: &Path) -> bool {
-        let mut looker = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let asked = match looker.take() {
-            Some(known) => Ok(known),
-            None => Looker::start(),
-        };
-        match asked.and_then(|known| known.ask(path)) {
-            Ok((known, is_found)) => {
-                *looker = Some(known);
-                is_found
-            }
-            Err(error) => {
-                tracing::warn!(%error, path = %path.display(), "a copied file gets another inode number: nobody looks up its origin");
-                false
-            }
+    /// Looks a path up, and tells whether something is there that the kernel knows by this name now. Takes four seconds at most.
+    pub(crate) async fn look_up(&self, path: PathBuf) -> bool {
+        // Only who has the turn takes a thread.
+        let turn = tokio::time::timeout(PATIENCE, Arc::clone(&self.0).lock_owned()).await;
+        let Ok(mut lookers) = turn else { return false };
+        telemetry::blocking(move || lookers.look_up(&path)).await
+    }
+}
+
+impl Lookers {
+    fn look_up(&mut self, path: &Path) -> bool {
+        if self.failed.is_some_and(|at| at.elapsed() < PAUSE) {
+            return false;
         }
+        let is_old = self.now.is_some();
+        let asked = self.ask(path).or_else(|error| match error.kind() {
+            // It may have ended long ago.
+            kind if is_old && kind != ErrorKind::TimedOut => self.ask(path),
+            _ => Err(error),
+        });
+        self.failed = asked.is_err().then(Instant::now);
+        asked.unwrap_or_else(|error| {
+            tracing::warn!(%error, path = %path.display(), "a copied file gets another inode number: nobody looks up its origin");
+            false
+        })
+    }
+
+    fn ask(&mut self, path: &Path) -> io::Result<bool> {
+        let looker = match &mut self.now {
+            Some(looker) => looker,
+            None => {
+                self.before.retain_mut(|process| matches!(process.try_wait(), Ok(None)));
+                if self.before.len() >= MOST_LEFT {
+                    return Err(io::Error::other("those who were asked before do not end"));
+                }
+                self.now.insert(Looker::start()?)
+            }
+        };
+        let answer = looker.ask(path);
+        if answer.is_err()
+            && let Some(mut looker) = self.now.take()
+        {
+            let _gone = looker.process.kill();
+            self.before.push(looker.process);
+        }
+        answer
     }
 }
 
@@ -71,31 +115,29 @@ impl Looker {
         let mut command = Command::new("/proc/self/exe");
         command.arg0("firstlight-snapshotter").arg(COMMAND).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = command.spawn()?;
-        let (Some(questions), Some(answers)) = (process.stdin.take(), process.stdout.take()) else {
-            return Err(io::Error::other("no pipes"));
-        };
-        Ok(Self { process, questions, answers })
+        match (process.stdin.take(), process.stdout.take()) {
+            (Some(questions), Some(answers)) => Ok(Self { process, questions, answers }),
+            _ => Err(io::Error::other("no pipes")),
+        }
     }
 
-    fn ask(mut self, path: &Path) -> io::Result<(Self, bool)> {
+    fn ask(&mut self, path: &Path) -> io::Result<bool> {
         let mut question = path.as_os_str().as_bytes().to_vec();
         question.push(0);
         self.questions.write_all(&question)?;
-        let mut polled = [PollFd::new(&self.answers, PollFlags::IN)];
-        if poll(&mut polled, Some(&timespec(PATIENCE)))? == 0 {
-            return Err(io::ErrorKind::TimedOut.into());
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match poll(&mut [PollFd::new(&self.answers, PollFlags::IN)], Some(&timespec(left))) {
+                Ok(0) => return Err(ErrorKind::TimedOut.into()),
+                Ok(_) => break,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         let mut answer = [0];
         self.answers.read_exact(&mut answer)?;
-        Ok((self, answer[0] == FOUND))
-    }
-}
-
-impl Drop for Looker {
-    fn drop(&mut self) {
-        // It may wait for a file system that does not answer, and ends then.
-        let _gone = self.process.kill();
-        let _ended = self.process.try_wait();
+        Ok(answer[0] == FOUND)
     }
 }
 
@@ -118,8 +160,10 @@ pub fn look() -> io::Result<()> {
         }
         let mut polled = [PollFd::new(&questions, PollFlags::IN)];
         let timeout = (!held.is_empty()).then(|| timespec(HELD));
-        if poll(&mut polled, timeout.as_ref())? == 0 {
-            continue;
+        match poll(&mut polled, timeout.as_ref()) {
+            Ok(0) | Err(Errno::INTR) => continue,
+            Ok(_) => {}
+            Err(error) => return Err(error.into()),
         }
         let length = questions.read(&mut buffer)?;
         if length == 0 {

@@ -23,13 +23,11 @@ use crate::config::Config;
 use crate::evictor::Evictor;
 use crate::files::LazyMount;
 use crate::filler::Filler;
-use crate::folders::Place;
-use crate::fuse::{self, Notifier, Session};
-use crate::holder::Held;
 use crate::layer::Common;
 use crate::layers::Layers;
 use crate::lazy::Lazy;
 use crate::memory::Memory;
+use crate::mounting::Mounting;
 use crate::names::Names;
 use crate::proto::snapshots::v1::snapshots_server::SnapshotsServer;
 use crate::proxies::Proxies;
@@ -39,10 +37,10 @@ use crate::trust::Trust;
 use crate::unpacker::Unpacker;
 use crate::{Service, SnapshotError, Snapshots, metrics};
 
-/// The threads that answer the kernel; those that wait for the network are not among them.
-const FUSE_THREADS: usize = 4;
 /// How often it is written down which bytes of layers are on the disk.
 const FLUSH_EVERY: Duration = Duration::from_secs(2);
+/// How often it is looked for another holder.
+const HOLD_EVERY: Duration = Duration::from_secs(1);
 /// How long calls may go on after a stop was asked for.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -81,7 +79,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             stop.trigger();
         }
     };
-    let mount = Mounting::start(&root, files, &holder, ended.clone())?;
+    let mount = Arc::new(Mounting::start(&root, files, &holder, ended.clone())?);
     let unpacker = Unpacker::new(Arc::clone(&snapshots), Arc::clone(&proxies), config.containerd);
     let lazy = Lazy::new(Arc::clone(&snapshots), Arc::clone(&layers), proxies, convert_wait, trust);
     let service = Service::new(Arc::clone(&snapshots), Arc::new(lazy), Arc::new(unpacker));
@@ -101,104 +99,25 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         shutdown: shutdown.clone(),
     };
     let filling = tokio::spawn(filler.run());
+    let holding = tokio::spawn(hold(Arc::clone(&mount)));
     let evicting = tokio::spawn(Evictor { layers: Arc::clone(&layers) }.run());
     let flushing = tokio::spawn(flush(Arc::clone(&layers), Arc::clone(&snapshots), root.clone(), ended));
     tracing::info!(root = %root.display(), address = %address.display(), "serving");
     accept(&listener, &service, &shutdown).await;
     filling.abort();
     evicting.abort();
+    holding.abort();
     flushing.abort();
     flush_all(layers).await;
-    telemetry::blocking(move || mount.end()).await;
+    // Nobody else has it now but a call that ends soon.
+    let _ended = holding.await;
+    telemetry::blocking(move || Arc::into_inner(mount).map(Mounting::end)).await;
     // The next one to start makes its own.
     let _gone = fs::remove_file(&address);
     if is_broken.load(Ordering::Acquire) {
         bail!("the database or the kernel's requests cannot be used any more: start again");
     }
     Ok(())
-}
-
-/// The file systems of lazy snapshots while they are mounted: one for all layers that have extended attributes, one for those
-/// that have none.
-struct Mounting {
-    mounts: Vec<(PathBuf, Session)>,
-    holder: Option<Held>,
-}
-
-impl Mounting {
-    /// Goes on with what an earlier process mounted below `root`, if a holder has kept it; else mounts it anew.
-    fn start(
-        root: &Path,
-        files: impl Fn(&Path) -> LazyMount,
-        holder: &Path,
-        ended: impl Fn() + Clone + Send + 'static,
-    ) -> anyhow::Result<Self> {
-        let holder = Held::connect(holder);
-        let kept = match &holder {
-            Some(holder) => holder.take().context("the holder does not answer")?,
-            None => {
-                tracing::warn!("there is no holder: when this process ends, lazy containers lose their files");
-                Vec::new()
-            }
-        };
-        let places = Place::LAZY.map(|place| place.folder(root));
-        let mut kept = (if kept.len() == places.len() { kept } else { Vec::new() }).into_iter();
-        let (mut devices, mut is_new) = (Vec::new(), false);
-        for at in &places {
-            let is_mounted = fuse::is_mounted(at).context("cannot read what is mounted")?;
-            devices.push(match kept.next().filter(|device| is_mounted && fuse::is_alive(device)) {
-                Some(device) => {
-                    fuse::resend(&device);
-                    device
-                }
-                None => {
-                    is_new = true;
-                    Self::mount(at)?
-                }
-            });
-        }
-        match &holder {
-            _ if !is_new => tracing::info!("going on with what is mounted"),
-            Some(holder) => holder.keep(&devices).context("the holder does not answer")?,
-            None => {}
-        }
-        let start = |((place, at), device): ((Place, PathBuf), File)| {
-            let session =
-                Session::start(device, &Arc::new(files(&at)), FUSE_THREADS, place == Place::Lazy, ended.clone());
-            Ok((at, session.context("cannot start a thread")?))
-        };
-        let mounts = Place::LAZY.into_iter().zip(places).zip(devices).map(start).collect::<anyhow::Result<_>>()?;
-        Ok(Self { mounts, holder })
-    }
-
-    /// Mounts it, in place of one whose process died.
-    fn mount(at: &Path) -> anyhow::Result<File> {
-        fuse::unmount(at).with_context(|| format!("cannot unmount {}", at.display()))?;
-        fs::create_dir_all(at).with_context(|| format!("cannot make the folder {}", at.display()))?;
-        let mounted = fuse::mount(at).map_err(|(action, error)| {
-            anyhow::Error::new(error).context(format!("cannot {action} {}", at.display()))
-        })?;
-        tracing::info!(at = %at.display(), "mounted");
-        Ok(mounted)
-    }
-
-    fn notifiers(&self) -> Vec<Notifier> {
-        self.mounts.iter().map(|(_, session)| session.notifier()).collect()
-    }
-
-    /// Takes it away, unless it is held for the next process.
-    fn end(self) {
-        if self.holder.is_some() {
-            fuse::leave();
-            return;
-        }
-        for (at, session) in self.mounts {
-            match fuse::unmount(&at) {
-                Ok(()) => session.join(),
-                Err(error) => tracing::error!(%error, at = %at.display(), "the lazy snapshots stay mounted"),
-            }
-        }
-    }
 }
 
 /// Writes down from time to time which bytes of layers are on the disk, and how far every image is.
@@ -226,6 +145,17 @@ async fn flush(
             }
         })
         .await;
+    }
+}
+
+/// Looks from time to time whether there is a holder that does not keep what is mounted yet.
+async fn hold(mount: Arc<Mounting>) {
+    let mut tick = tokio::time::interval(HOLD_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let mount = Arc::clone(&mount);
+        telemetry::blocking(move || mount.renew()).await;
     }
 }
 

@@ -22,7 +22,6 @@ pub struct Snapshots {
     layers: Arc<Layers>,
     /// The lazy snapshots that were looked into, by id.
     mounted: RwLock<HashMap<u64, Arc<Mounted>>>,
-    overlay: Overlay,
 }
 
 /// What a call changes of the labels.
@@ -45,7 +44,7 @@ impl Snapshots {
     pub(crate) fn open(root: &Path, layers: Arc<Layers>) -> Result<Self, SnapshotError> {
         let folders = Folders::open(root)?;
         let store = Store::open(&root.join("metadata.redb"))?;
-        let snapshots = Self { store, folders, layers, mounted: RwLock::default(), overlay: Overlay::of_kernel() };
+        let snapshots = Self { store, folders, layers, mounted: RwLock::default() };
         for (name, _) in snapshots.store.all()? {
             if name.starts_with(Self::PRIVATE)
                 && let Err(error) = snapshots.remove(&name)
@@ -162,7 +161,7 @@ impl Snapshots {
             // A view of nothing shows its own folder, which stays empty.
             lower.push(fs.clone());
         }
-        self.overlay.mount(&Stack { upper, lower: &lower, is_lazy })
+        Overlay::of_kernel().mount(&Stack { upper, lower: &lower, is_lazy })
     }
 
     /// Turns the active snapshot `key` into the committed one `name`, with `labels` and none that it had.

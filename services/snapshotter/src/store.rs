@@ -332,25 +332,37 @@ impl Store {
         found.map(|(name, _)| self.chain(&name)).transpose()
     }
 
-    /// Returns all snapshots, by name.
+    /// Returns all snapshots, by name. One whose row is damaged is not among them: it does not stop the others.
     pub(crate) fn all(&self) -> Result<Vec<(String, Row)>, SnapshotError> {
+        let told = |(name, row): (String, Result<Row, StoreError>)| match row {
+            Ok(row) => Some((name, row)),
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "a snapshot is passed over");
+                None
+            }
+        };
+        Ok(self.rows()?.into_iter().filter_map(told).collect())
+    }
+
+    fn rows(&self) -> Result<Vec<(String, Result<Row, StoreError>)>, SnapshotError> {
         let read = self.database.begin_read().map_err(database)?;
         let rows = read.open_table(SNAPSHOTS).map_err(database)?;
         let mut all = Vec::new();
         for row in rows.iter().map_err(database)? {
             let (name, row) = row.map_err(database)?;
-            all.push((name.value().to_owned(), decode(name.value(), row.value())?));
+            all.push((name.value().to_owned(), decode(name.value(), row.value())));
         }
         Ok(all)
     }
 
-    /// Calls `sweep` with all snapshots, while none is made.
+    /// Calls `sweep` with all snapshots, while none is made; not where a row is damaged, which may say that something is to stay.
     pub(crate) fn with_all(
         &self,
         sweep: impl FnOnce(&[Row]) -> Result<(), SnapshotError>,
     ) -> Result<(), SnapshotError> {
         let _none_is_made = self.change()?;
-        sweep(&self.all()?.into_iter().map(|(_, row)| row).collect::<Vec<_>>())
+        let rows = self.rows()?.into_iter().map(|(_, row)| row);
+        sweep(&rows.collect::<Result<Vec<_>, _>>()?)
     }
 }
 
@@ -377,6 +389,24 @@ mod tests {
         let store = Store::open(&folder.join("metadata.db")).unwrap();
         let make = |name: &&str| store.create(name, Kind::Active, None, Labels::default(), None, |_| Ok(()));
         names.iter().map(|name| make(name).unwrap().row.id).collect()
+    }
+
+    /// It is passed over, and nothing is swept that it may know of.
+    #[test]
+    fn a_damaged_row_stops_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("metadata.db")).unwrap();
+        for name in ["a", "b", "c"] {
+            store.create(name, Kind::Active, None, Labels::default(), None, |_| Ok(())).unwrap();
+        }
+        let change = store.change().unwrap();
+        change.0.open_table(SNAPSHOTS).unwrap().insert("b", b"{".as_slice()).unwrap();
+        change.commit().unwrap();
+        let names: Vec<String> = store.all().unwrap().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["a", "c"]);
+        let told = crate::error::with_causes(&store.chain("b").unwrap_err());
+        assert!(told.contains("\"b\" is damaged"), "{told}");
+        assert!(store.with_all(|_| panic!("swept")).is_err());
     }
 
     #[test]

@@ -33,8 +33,8 @@ pub(crate) const NEW: &str = "toc.new";
 const LEVEL: i32 = 1;
 /// The largest window that is unpacked, as a power of two.
 const WINDOW: u32 = 26;
-/// How much longer than what it knows a proxy may take to find a TOC in its store.
-const SLOW_STORE: Duration = Duration::from_secs(3);
+/// How long a proxy may send nothing of a TOC that it began.
+const IDLE: Duration = Duration::from_secs(2);
 /// Entries that are handed on at once, and how many such batches are ahead of who builds of them.
 const BATCH: usize = 512;
 const BATCHES: usize = 8;
@@ -72,9 +72,11 @@ impl TocFile {
         let Source { clients, place: Place { registry, name, .. }, .. } = source;
         let found = clients.proxies.of(registry);
         let (proxy, client) = found.ok_or_else(|| LayerError::NoProxy { host: registry.clone() })?;
-        let mut body = proxy.ask(SLOW_STORE, client.toc(name, toc)).await?;
+        let mut body = proxy.ask(Duration::ZERO, client.toc(name, toc)).await?;
         let mut writer = Writer::new(self, body.is_packed)?;
-        while let Some(bytes) = body.chunk().await.inspect_err(|error| proxy.note(error))? {
+        loop {
+            let next = tokio::time::timeout(IDLE, body.chunk()).await.unwrap_or(Err(UpstreamError::Timeout));
+            let Some(bytes) = next.inspect_err(|error| proxy.note(error))? else { break };
             let written = telemetry::blocking(move || writer.write_all(&bytes).map(|()| writer)).await;
             writer = written?;
         }

@@ -9,7 +9,8 @@ mod compare;
 use std::ffi::OsStr;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use api::Digest;
 use estargz::TocError;
@@ -49,6 +50,8 @@ pub(crate) struct Tree {
     inodes: Vec<Inode>,
     /// In the order of the TOC.
     chunks: Vec<Chunk>,
+    /// Names by their inodes, once they are wanted.
+    by_inode: OnceLock<Box<[u32]>>,
     /// By inode.
     xattrs: Vec<(u32, Vec<Xattr>)>,
     /// The folders that have no entry of their own.
@@ -163,11 +166,12 @@ impl Tree {
         self.prefetched
     }
 
-    /// Returns about how many bytes of memory it takes, with its chunks [`ByDigest`].
+    /// Returns about how many bytes of memory it takes, with its chunks [`ByDigest`] and its names by inode.
     pub(crate) fn bytes(&self) -> u64 {
         let xattrs = self.xattrs.iter().flat_map(|(_, xattrs)| xattrs);
         let xattrs: usize = xattrs.map(|(name, value)| name.len() + value.len() + XATTR).sum();
-        self.array_bytes() + xattrs as u64 + ByDigest::bytes(self.chunks.len())
+        let by_inode = self.names.len() * size_of::<u32>();
+        self.array_bytes() + (xattrs + by_inode) as u64 + ByDigest::bytes(self.chunks.len())
     }
 
     /// Returns the same without extended attributes.
@@ -250,10 +254,21 @@ impl Tree {
         parts.join("/")
     }
 
-    /// Returns a path of a file, one of its names if it has several. Looks through all names.
-    pub(crate) fn path_of_file(&self, file: u32) -> Option<PathBuf> {
-        let name = self.names.iter().find(|name| name.inode == file)?;
-        Some(Path::new(&self.path(name.parent)).join(OsStr::from_bytes(self.name(name))))
+    /// Returns a path of a file, one of its names if it has several. Takes a moment at first.
+    pub(crate) fn path_of(&self, file: u32) -> Option<PathBuf> {
+        let by_inode = self.by_inode.get_or_init(|| {
+            let mut order: Box<[u32]> = (0..self.names.len() as u32).collect();
+            order.sort_unstable_by_key(|&name| self.names[name as usize].inode);
+            order
+        });
+        let (mut parts, mut at) = (Vec::new(), file);
+        while at != ROOT {
+            let place = by_inode.partition_point(|&name| self.names[name as usize].inode < at);
+            let name = &self.names[*by_inode.get(place)? as usize];
+            parts.push(OsStr::from_bytes(self.name(name)));
+            at = (name.inode == at).then_some(name.parent)?;
+        }
+        Some(parts.into_iter().rev().collect())
     }
 
     /// Returns all folders of which `is_meant` holds, with their cleaned paths.

@@ -66,7 +66,7 @@ impl Cold {
     /// One of them did not start.
     pub(crate) fn start(proxy: SocketAddrV4, config: &str) -> Result<Self> {
         let snapshotter = Snapshotter::start_with(&format!("{config}[[proxy]]\nurl = 'http://{proxy}'\n"))?;
-        let containerd = Containerd::start_with(&Node::Machine, Transport::Plain, &snapshotter.plugin())?;
+        let containerd = Containerd::start_with(&Node::Machine, Transport::Plain, &snapshotter.plugin()?)?;
         Ok(Self { containerd, snapshotter })
     }
 

@@ -91,7 +91,8 @@ impl World {
 #[test]
 fn containerd_1_7_starts_lazily() {
     for world in World::all() {
-        let containerd = Containerd::start_with(&debian13(), Transport::Plain, &world.snapshotter.plugin()).unwrap();
+        let containerd =
+            Containerd::start_with(&debian13(), Transport::Plain, &world.snapshotter.plugin().unwrap()).unwrap();
         world.starts_under(&containerd);
     }
 }
@@ -100,7 +101,7 @@ fn containerd_1_7_starts_lazily() {
 fn containerd_2_starts_lazily() {
     let programs = Images::containerd2().unwrap();
     for world in World::all() {
-        let plugin = world.snapshotter.plugin();
+        let plugin = world.snapshotter.plugin().unwrap();
         let containerd = Containerd::start_from(&Node::Machine, Transport::Plain, &plugin, Some(&programs)).unwrap();
         world.starts_under(&containerd);
     }
@@ -132,7 +133,7 @@ fn a_kubelet_on_containerd_2_starts_lazily() {
 fn docker_26_starts_lazily() {
     for world in World::all() {
         let node = debian13();
-        let containerd = Containerd::start_with(&node, Transport::Plain, &world.snapshotter.plugin()).unwrap();
+        let containerd = Containerd::start_with(&node, Transport::Plain, &world.snapshotter.plugin().unwrap()).unwrap();
         let daemon = example("snapshotter/docker.json", &[]).unwrap();
         let docker = Docker::start_on(&node, &daemon, Some(&containerd)).unwrap();
         assert_eq!(docker.pull(&world.reference()).unwrap(), world.digest);

@@ -38,7 +38,8 @@ impl Bench {
     /// Starts a bench whose snapshotter has a disk of its own of so many bytes.
     pub(crate) fn start_on(disk: Option<u64>, config: &str) -> Self {
         let snapshotter = Snapshotter::start_on(disk, config).unwrap();
-        let containerd = Containerd::start_with(&Node::Machine, Transport::Plain, &snapshotter.plugin()).unwrap();
+        let containerd =
+            Containerd::start_with(&Node::Machine, Transport::Plain, &snapshotter.plugin().unwrap()).unwrap();
         snapshotter.knows(containerd.address()).unwrap();
         Self { containerd, snapshotter, scratch: Scratch::new().unwrap() }
     }

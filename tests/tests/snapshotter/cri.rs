@@ -1,11 +1,12 @@
 //! Images that a kubelet asks for.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context;
-use e2e::{Cri, is_root, run, skip, wait};
+use e2e::{Cri, Seen, is_root, run, skip, wait};
 
 use crate::lazy::{BULKY, World};
 
@@ -24,7 +25,7 @@ fn a_kubelet_starts_an_image_before_it_is_here() {
     let pause = Cri::push_pause(&world.registry).unwrap();
     let (reference, digest) = world.pinned(BULKY);
     let cri = Cri::start(&world.bench.snapshotter, &pause).unwrap();
-    let before = world.proxy.metric("firstlight_served_bytes_total").unwrap();
+    let before = world.relay.bytes("/");
     std::thread::scope(|scope| {
         let pulls: Vec<_> = (0..20).map(|_| scope.spawn(|| run(cri.crictl().args(["pull", &reference])))).collect();
         pulls.into_iter().for_each(|pull| drop(pull.join().unwrap().unwrap()));
@@ -42,9 +43,9 @@ fn a_kubelet_starts_an_image_before_it_is_here() {
     assert_eq!(said.unwrap(), "42", "{}\n{}", world.bench.snapshotter.log(), cri.log());
     let log = world.bench.snapshotter.log();
     assert!(!log.lines().any(|line| line.contains("ordinary way") && line.contains(BULKY)), "{log}");
-    let fetched = world.proxy.metric("firstlight_served_bytes_total").unwrap() - before;
-    let all = world.size(BULKY, &digest) as f64;
-    assert!(fetched < all * 0.05, "{fetched} of {all} bytes");
+    let (fetched, all) = (world.relay.bytes("/") - before, world.size(BULKY, &digest));
+    assert!(fetched * 20 < all, "{fetched} of {all} bytes");
+    assert_fetched_once(&world.relay.seen_at("/blobs/"));
 
     // The kubelet is told what is really on the disk. containerd asks every ten seconds.
     let told = || {
@@ -58,5 +59,20 @@ fn a_kubelet_starts_an_image_before_it_is_here() {
         Ok((used >= least && used <= most).then_some(used))
     };
     let used = wait::until("the bytes on the disk", LIMIT, told).unwrap();
-    assert!(used as f64 > fetched && (used as f64) < all * 0.2, "{used} bytes on the disk");
+    assert!(used > fetched && used < all / 5, "{used} bytes on the disk");
+}
+
+/// Checks that no byte of a layer was asked for twice.
+fn assert_fetched_once(seen: &[Seen]) {
+    let mut ranges: BTreeMap<&str, Vec<(u64, u64)>> = BTreeMap::new();
+    for seen in seen.iter().filter(|seen| seen.status == 206) {
+        let range = seen.headers["range"].to_str().unwrap();
+        let (first, last) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+        ranges.entry(&seen.path).or_default().push((first.parse().unwrap(), last.parse().unwrap()));
+    }
+    assert!(!ranges.is_empty());
+    for (path, ranges) in &mut ranges {
+        ranges.sort_unstable();
+        assert!(ranges.windows(2).all(|pair| pair[0].1 < pair[1].0), "{path}: {ranges:?}");
+    }
 }

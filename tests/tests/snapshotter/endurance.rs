@@ -11,6 +11,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::bench::{self, Bench};
 use crate::lazy::{BULKY, World};
+use crate::trees::top_of;
 
 /// Nothing of a healthy test takes longer.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -76,7 +77,7 @@ fn a_reader_outlives_its_snapshotter() {
     world.relay.add(Rule::new("/blobs/", Fault::Throttle(8_000_000)));
     let World { bench: Bench { containerd, snapshotter, .. }, relay, .. } = &mut world;
     let said = Mutex::new(None);
-    std::thread::scope(|scope| {
+    let (least, most) = std::thread::scope(|scope| {
         let reader = Arc::new(scope.spawn(|| *said.lock().unwrap() = Some(read(containerd, &reference, 0, 60))));
         let reads = Arc::clone(&reader);
         scope.spawn(move || {
@@ -87,25 +88,32 @@ fn a_reader_outlives_its_snapshotter() {
                 wait::until("a second", LIMIT, is_over).unwrap();
             }
         });
+        // What had been sent before the last of the five began, at least and at most.
+        let (mut least, mut most) = (0, 0);
         for kill in 1..=4 {
             let before = relay.bytes("/blobs/");
             until("bytes on their way", snapshotter, || relay.bytes("/blobs/") > before + 2_000_000);
             assert!(!reader.is_finished(), "the reader has ended before kill {kill}\n{}", snapshotter.log());
+            least = relay.bytes("/blobs/");
             match kill {
                 4 => snapshotter.restart().unwrap(),
                 _ => snapshotter.kill_and_start().unwrap(),
             }
+            most = relay.bytes("/blobs/");
         }
         until("the reader's end", snapshotter, || reader.is_finished());
+        (least, most)
     });
     let said = said.into_inner().unwrap().unwrap();
     assert_eq!(said.unwrap_or_else(|error| panic!("{error:#}\n{}", snapshotter.log())), right(0, 60));
     let log = snapshotter.log();
     assert_eq!(log.matches("going on with what is mounted").count(), 4, "{log}");
-    // Of the last of the five.
     let counted = || {
         let reads = snapshotter.status()?["reads"].clone();
-        let is_right = reads["failed"] == 0 && reads["demand_bytes"].as_u64() > Some(10 << 20);
+        // It has counted what was sent to it.
+        let all = relay.bytes("/blobs/");
+        let is_right = reads["demand_bytes"].as_u64().is_some_and(|bytes| (all - most..=all - least).contains(&bytes));
+        assert_eq!((&reads["failed"], &reads["background_bytes"]), (&0.into(), &0.into()));
         Ok((is_right && reads["stalled"].as_u64() > Some(0)).then_some(()))
     };
     wait::until("the counters", LIMIT, counted).unwrap();
@@ -119,6 +127,8 @@ fn nobody_waits_for_ever() {
         return skip("nobody_waits_for_ever", "not root");
     }
     let (mut world, reference) = World::bulky("restart_grace = '1s'\n");
+    world.bench.ctr(&["prepare", "before", &top_of(&world.bench, Snapshotter::NAME)]).unwrap();
+    let before_it = world.bench.mount("before");
     let World { bench: Bench { containerd, snapshotter, .. }, relay, .. } = &mut world;
     let caches = keep_caches();
     // What the reader itself needs is here after this.
@@ -136,12 +146,33 @@ fn nobody_waits_for_ever() {
         let right = right(0, 60);
         assert!(!failed.is_empty() && read.iter().all(|line| right.contains(line)), "{said}");
         assert_eq!(failed.len() + read.len(), 60, "{said}");
+        assert_eq!(std::fs::read(before_it.join("bulk/99")).unwrap_err().raw_os_error(), Some(5));
     });
     drop(caches);
     relay.clear();
     snapshotter.start_again().unwrap();
     bench::wait_found(containerd);
     assert_eq!(read(containerd, &reference, 0, 60).unwrap(), right(0, 60), "{}", snapshotter.log());
+    assert!(std::fs::read(before_it.join("bulk/99")).unwrap() == e2e::noise(99, 1 << 20));
+}
+
+/// A holder that was killed is no loss, once there is another one.
+#[test]
+fn another_holder_keeps_what_is_mounted() {
+    if !is_root() {
+        return skip("another_holder_keeps_what_is_mounted", "not root");
+    }
+    let (mut world, _) = World::bulky("");
+    world.bench.ctr(&["prepare", "before", &top_of(&world.bench, Snapshotter::NAME)]).unwrap();
+    let mounted = world.bench.mount("before");
+    let right = |number| std::fs::read(mounted.join(&format!("bulk/{number}"))).unwrap() == e2e::noise(number, 1 << 20);
+    assert!(right(1));
+    world.bench.snapshotter.replace_holder().unwrap();
+    world.bench.wait_log("a holder keeps what is mounted from now on");
+    assert!(right(20));
+    world.bench.kill_and_start();
+    assert!(world.bench.snapshotter.log().contains("going on with what is mounted"));
+    assert!(right(40));
 }
 
 /// A mount that was aborted is no mount: the snapshotter says so and ends, and the next one mounts it anew and leaves the other.
@@ -187,6 +218,15 @@ fn a_proxy_that_is_away_is_waited_for() {
         assert!(!reader.is_finished() && snapshotter.log().contains("tried again"), "{}", snapshotter.log());
         proxy.start_again().unwrap();
         assert_eq!(reader.join().unwrap().unwrap(), right(0, 40), "{}", snapshotter.log());
+        // And so does one that keeps its connections and says nothing, for longer than anybody waits for the next byte.
+        let before = relay.bytes("/blobs/");
+        let reader = scope.spawn(|| read(containerd, &reference, 40, 60));
+        until("bytes on their way", snapshotter, || relay.bytes("/blobs/") > before + 4_000_000);
+        let tried = snapshotter.log().matches("tried again").count();
+        proxy.freeze().unwrap();
+        until("another try", snapshotter, || snapshotter.log().matches("tried again").count() > tried);
+        proxy.thaw().unwrap();
+        assert_eq!(reader.join().unwrap().unwrap(), right(40, 60), "{}", snapshotter.log());
     });
 }
 

@@ -176,6 +176,11 @@ impl Session {
         Ok(Self { threads: (0..threads).map(start).collect::<io::Result<_>>()?, device })
     }
 
+    /// Returns the descriptor that its requests come from.
+    pub(crate) fn device(&self) -> Arc<File> {
+        Arc::clone(&self.device)
+    }
+
     /// Returns a way to tell the kernel what it is to forget.
     pub(crate) fn notifier(&self) -> Notifier {
         Notifier(Arc::clone(&self.device))

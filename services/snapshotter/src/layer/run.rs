@@ -70,14 +70,14 @@ impl Run {
     /// Copies what other layers have and fetches the rest.
     async fn bring(&self, layer: &Arc<Layer>, next: &mut u32) -> Result<(), ReadError> {
         let lenders = Arc::new(Lenders::of(layer));
+        let span = layer.span(self.chunks.clone(), self.wanted);
+        let deadline = Instant::now() + source::patience(span.end - span.start);
         while *next < self.chunks.end {
             let end = match lenders.is_none() {
                 true => self.chunks.end,
                 false => self.copy(layer, &lenders, next).await?,
             };
             if *next < end {
-                let span = layer.span(*next..end, self.wanted);
-                let deadline = Instant::now() + source::patience(span.end - span.start);
                 self.fetch_until(layer, next, end, deadline).await?;
             }
         }

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
+use std::sync::OnceLock;
 
 use api::Digest;
 use estargz::{EntryType, NO_PREFETCH_LANDMARK, PREFETCH_LANDMARK, TOC_NAME, TocEntry, time};
@@ -70,6 +71,7 @@ impl Builder {
         let tree = Tree {
             text: Vec::new(),
             names: Vec::new(),
+            by_inode: OnceLock::new(),
             inodes: vec![root],
             chunks: Vec::new(),
             xattrs: Vec::new(),
