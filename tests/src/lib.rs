@@ -31,6 +31,7 @@ mod skip;
 mod skopeo;
 mod snapshotter;
 mod stage;
+mod stargz;
 pub mod tree;
 mod tunnel;
 pub mod wait;
@@ -60,6 +61,7 @@ pub use skip::{is_root, skip};
 pub use skopeo::Skopeo;
 pub use snapshotter::{Snapshotter, drop_caches, drop_inodes, keep_caches};
 pub use stage::{Served, Stage, Staged};
+pub use stargz::Stargz;
 pub use tree::{Kind as TreeKind, Tree};
 pub use tunnel::Tunnel;
 

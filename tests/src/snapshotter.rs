@@ -48,17 +48,7 @@ impl Snapshotter {
     /// As for [`Snapshotter::start`].
     pub fn start_on(disk: Option<u64>, config: &str) -> Result<Self> {
         let scratch = Scratch::new()?;
-        // What it mounts is seen by a containerd in a namespace of its own, even where this machine shares nothing.
-        let root = scratch.folder("root")?;
-        match disk {
-            Some(bytes) => {
-                let size = CString::new(format!("size={bytes}"))?;
-                rustix::mount::mount("tmpfs", &root, "tmpfs", MountFlags::empty(), size.as_c_str())
-            }
-            None => rustix::mount::mount_bind(&root, &root),
-        }
-        .context("a mount of its own for the root")?;
-        rustix::mount::mount_change(&root, MountPropagationFlags::SHARED).context("a shared root")?;
+        let root = mount_root(&scratch, disk)?;
         let [socket, holder] = ["s.sock", "h.sock"].map(|name| scratch.join(name));
         let (root, socket, holder) = (root.display(), socket.display(), holder.display());
         // See `Self::knows`.
@@ -215,6 +205,22 @@ impl Snapshotter {
     pub fn proc(&mut self) -> &mut Proc {
         &mut self.proc
     }
+}
+
+/// Makes a folder that is a mount of its own, of so many bytes if that is said: what is mounted in it is seen by a containerd in a
+/// namespace of its own, even where this machine shares nothing.
+pub(crate) fn mount_root(scratch: &Scratch, disk: Option<u64>) -> Result<PathBuf> {
+    let root = scratch.folder("root")?;
+    match disk {
+        Some(bytes) => {
+            let size = CString::new(format!("size={bytes}"))?;
+            rustix::mount::mount("tmpfs", &root, "tmpfs", MountFlags::empty(), size.as_c_str())
+        }
+        None => rustix::mount::mount_bind(&root, &root),
+    }
+    .context("a mount of its own for the root")?;
+    rustix::mount::mount_change(&root, MountPropagationFlags::SHARED).context("a shared root")?;
+    Ok(root)
 }
 
 /// Has the kernel forget what of files, names and inodes nobody uses.

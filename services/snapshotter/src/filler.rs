@@ -21,8 +21,10 @@ const QUIET: Duration = Duration::from_millis(200);
 const HOLD_PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is looked for work.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long a layer that could not be brought is left alone.
+/// How long a layer that could not be brought is left alone, doubled each further time.
 const RETRY: Duration = Duration::from_secs(30);
+/// How often it is doubled at most.
+const DOUBLINGS: u32 = 4;
 /// How often the proxy is told that a layer is not here yet; it keeps the twin for an hour.
 const HOLD_EVERY: Duration = Duration::from_secs(20 * 60);
 /// How often it is looked for layers that nobody has any more.
@@ -47,6 +49,8 @@ pub(crate) struct Times {
     held: Option<Instant>,
     /// Whether there was no room for it.
     is_full: bool,
+    /// How often in a row it could not be brought.
+    failed: u32,
 }
 
 /// Brings and proves layers in the background.
@@ -131,6 +135,7 @@ impl Filler {
                 from: now + self.after,
                 held: None,
                 is_full: false,
+                failed: 0,
             });
             if origin.via == Via::Proxy && times.held.is_none_or(|at| at.elapsed() >= HOLD_EVERY) {
                 self.set(&key, |times| times.held = Some(now));
@@ -140,7 +145,7 @@ impl Filler {
                 continue;
             }
             match self.work_on(origin).await {
-                Ok(()) => {}
+                Ok(()) => self.set(&key, |times| times.failed = 0),
                 // Told to stop, or the layer was removed meanwhile.
                 Err(ReadError::Over) if self.shutdown.is_requested() => return,
                 Err(ReadError::Over) => {}
@@ -155,7 +160,10 @@ impl Filler {
                 Err(error) => {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(blob.digest = %origin.twin, error, "a layer is brought later");
-                    self.set(&key, |times| times.from = Instant::now() + RETRY);
+                    self.set(&key, |times| {
+                        times.from = Instant::now() + RETRY * 2_u32.pow(times.failed.min(DOUBLINGS));
+                        times.failed += 1;
+                    });
                 }
             }
         }

@@ -27,7 +27,7 @@ pub(crate) const PAGE: u64 = 4096;
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
 
 /// The most packed bytes behind a chunk that are fetched with it: headers of files that have no bytes.
-const LARGEST_REST: u64 = 16 << 20;
+const LARGEST_REST: u64 = 64 << 20;
 
 /// What an extended attribute takes beside its letters.
 const XATTR: usize = 64;

@@ -4,7 +4,7 @@ use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use e2e::{Containerd, Node, Proxy, ProxyOptions, Snapshotter, Transport, drop_caches, wait};
+use e2e::{Containerd, Node, Proxy, ProxyOptions, Snapshotter, Stargz, Transport, drop_caches, wait};
 
 use crate::layout::Layout;
 use crate::measured::settle;
@@ -19,7 +19,8 @@ const LIMIT: Duration = Duration::from_secs(1200);
 #[derive(Debug)]
 pub(crate) struct World {
     proxy: Proxy,
-    image: String,
+    repository: String,
+    digest: String,
     _upstream: Upstream,
 }
 
@@ -38,7 +39,7 @@ impl World {
             let layers = answer["layers"].as_array().context("layers")?;
             Ok(layers.iter().all(|layer| layer["state"] == "ready").then_some(()))
         })?;
-        Ok(Self { proxy, image: format!("{repository}@{digest}"), _upstream: upstream })
+        Ok(Self { proxy, repository, digest, _upstream: upstream })
     }
 
     /// Returns the address of the proxy.
@@ -48,7 +49,20 @@ impl World {
 
     /// Returns the image's reference at an address, by its original digest.
     pub(crate) fn reference(&self, at: SocketAddrV4) -> String {
-        format!("{at}/{}", self.image)
+        self.reference_to(at, &self.digest)
+    }
+
+    /// Returns the digest of its estargz view, for clients that mount no other.
+    ///
+    /// # Errors
+    /// The proxy has none.
+    pub(crate) fn estargz(&self) -> Result<String> {
+        self.proxy.convert(&self.repository, "latest", &self.digest)
+    }
+
+    /// Returns a reference of it by another digest.
+    pub(crate) fn reference_to(&self, at: SocketAddrV4, digest: &str) -> String {
+        format!("{at}/{}@{digest}", self.repository)
     }
 }
 
@@ -57,17 +71,20 @@ impl World {
 pub(crate) struct Cold {
     pub(crate) containerd: Containerd,
     pub(crate) snapshotter: Snapshotter,
+    _reference: Stargz,
 }
 
 impl Cold {
-    /// Starts a containerd and its snapshotter, which asks a proxy at `proxy` and has more lines in its configuration.
+    /// Starts a containerd with the reference's snapshotter and ours, which asks a proxy at `proxy` and has more lines in its configuration.
     ///
     /// # Errors
     /// One of them did not start.
     pub(crate) fn start(proxy: SocketAddrV4, config: &str) -> Result<Self> {
         let snapshotter = Snapshotter::start_with(&format!("{config}[[proxy]]\nurl = 'http://{proxy}'\n"))?;
-        let containerd = Containerd::start_with(&Node::Machine, Transport::Plain, &snapshotter.plugin()?)?;
-        Ok(Self { containerd, snapshotter })
+        let reference = Stargz::start()?;
+        let plugins = snapshotter.plugin()? + &reference.plugin();
+        let containerd = Containerd::start_with(&Node::Machine, Transport::Plain, &plugins)?;
+        Ok(Self { containerd, snapshotter, _reference: reference })
     }
 
     /// Waits until all bytes are here and proven.

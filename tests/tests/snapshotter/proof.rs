@@ -148,6 +148,30 @@ fn an_altered_twin_is_found_out() {
     assert_eq!(world.program(&third.diff_id).unwrap(), e2e::digest(b"third"));
 }
 
+/// Also where another layer has all that the altered twin says: what others lend hides no lie.
+#[test]
+fn an_altered_twin_of_lent_chunks_is_found_out() {
+    if !is_root() {
+        return skip("an_altered_twin_of_lent_chunks_is_found_out", "not root");
+    }
+    let world = World::around(World::bare(), "fill_after = '0s'\n");
+    let large = e2e::noise(3, 5 << 20);
+    let plain = Tar::new().dir("./").file("./program", &large).file("./more", b"").end();
+    let lender = push::layer(&world.registry, REPOSITORY, GZIP, Bytes::from(gzip(&plain)), e2e::digest(&plain));
+    let (genuine, evil) = (world.layer(GENUINE), world.layer(&large));
+    let [lending, image, _] = [("lender", &lender), ("genuine", &genuine), ("evil", &evil)].map(|(tag, layer)| {
+        let image = push::image(&world.registry, REPOSITORY, tag, std::slice::from_ref(layer));
+        world.convert(&image);
+        image
+    });
+    world.tamper(&genuine, &evil, &[&WHAT_IT_IS[..], &["tail"]].concat());
+    world.pull(&lending).unwrap();
+    world.wait_proven();
+    world.pull(&image).unwrap();
+    world.bench.wait_log("nothing of it is shown any more");
+    assert!(world.bench.snapshotter.log().contains("fetched again"), "{}", world.bench.snapshotter.log());
+}
+
 /// Where nothing is to be mounted unproven, all of a layer comes first, and what is refused is unpacked in the ordinary way.
 #[test]
 fn nothing_unproven_is_mounted_where_that_is_said() {

@@ -5,8 +5,8 @@ use std::io::{self, BufReader, ErrorKind, Read, Take};
 
 use flate2::bufread::MultiGzDecoder;
 
-/// The most plain bytes behind a chunk that belong to no file.
-const LARGEST_REST: u64 = 64 << 20;
+/// The most plain bytes behind a chunk that belong to no file: headers of half a million symlinks.
+const LARGEST_REST: u64 = 256 << 20;
 
 /// The most plain bytes of members that hold no chunk: of those before the first one, and of a TOC's.
 const LARGEST_HEAD: u64 = 256 << 20;
@@ -23,7 +23,7 @@ pub(super) struct Unpacked {
     pub(super) payload: Vec<u8>,
     /// The bytes behind it, if all of the member was there.
     pub(super) rest: Option<Vec<u8>>,
-    /// All of the member was there, and does not unpack.
+    /// All of the member was there, and does not unpack, or to more than any does.
     pub(super) is_broken: bool,
 }
 
@@ -66,7 +66,7 @@ impl<'a> Plain<'a> {
         let is_right = read.is_ok() && next.is_none_or(|_| rest.len() as u64 == most);
         let is_asked = next.is_some() || is_whole;
         let rest = (is_asked && is_right && !is_long).then_some(rest);
-        Ok(Unpacked { before, payload, rest, is_broken: is_asked && !is_right })
+        Ok(Unpacked { before, payload, rest, is_broken: is_asked && (!is_right || is_long) })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use e2e::{Snapshotter, drop_caches};
+use e2e::{Snapshotter, Stargz, drop_caches};
 
 use super::{Row, turns};
 use crate::figure::{Bar, Figure, Unit};
@@ -29,35 +29,52 @@ pub(super) fn run(images: &Images, quick: bool, report: &mut Report) -> Result<(
     million(images, report)
 }
 
+/// What is done, and whether the kernel has anything cached before it.
+const CASES: [(&str, &str, bool); 4] = [
+    ("find / -xdev -ls, nothing cached", LIST, true),
+    ("find / -xdev -ls, again", LIST, false),
+    ("473 MB of files, nothing cached", READ, true),
+    ("473 MB of files, again", READ, false),
+];
+
 fn side_by_side(images: &Images, quick: bool, report: &mut Report) -> Result<()> {
     let world = World::start(&images.python())?;
     let (node, image) = (Cold::start(world.at(), "fill_after = '0s'\n")?, world.reference(world.at()));
     node.containerd.pull_lazily(Snapshotter::NAME, &image)?;
     node.wait_proven()?;
     node.containerd.pull_with(ORDINARY, &image)?;
-    for (name, script, is_cold, reference) in [
-        ("find / -xdev -ls, nothing cached", LIST, true, 2.5),
-        ("find / -xdev -ls, again", LIST, false, 2.5),
-        ("473 MB of files, nothing cached", READ, true, 3.2),
-        ("473 MB of files, again", READ, false, 3.2),
-    ] {
-        let (mut ours, mut theirs) = (Samples::new(), Samples::new());
+    let [mut ours, mut plain, mut peer] = [(); 3].map(|()| CASES.map(|_| Samples::new()));
+    for (case, (_, script, is_cold)) in CASES.into_iter().enumerate() {
         for _ in 0..turns(quick) {
-            for (snapshotter, samples) in [(ORDINARY, &mut theirs), (Snapshotter::NAME, &mut ours)] {
-                settle();
-                drop_caches()?;
-                if !is_cold {
-                    node.seconds(snapshotter, &image, script)?;
-                }
-                samples.push(node.seconds(snapshotter, &image, script)?);
-            }
+            plain[case].push(seconds(&node, ORDINARY, &image, script, is_cold)?);
+            ours[case].push(seconds(&node, Snapshotter::NAME, &image, script, is_cold)?);
         }
-        let figure = Figure::new(format!("{name}: lazy by overlayfs"), Unit::Ratio, ours.ratios(&theirs)).bar(SLOWER);
-        // What the stargz snapshotter 0.12 took, on a machine like this one.
-        let figure = figure.part("stargz 0.12 by overlayfs", Unit::Ratio, Samples::one(reference));
-        report.add(Row::Files, figure.part("lazy", Unit::Seconds, ours).part("overlayfs", Unit::Seconds, theirs));
+    }
+    // Only now: it fetches on its own for as long as there is something to fetch.
+    let view = world.reference_to(world.at(), &world.estargz()?);
+    node.containerd.pull_lazily(Stargz::NAME, &view)?;
+    node.seconds(Stargz::NAME, &view, READ)?;
+    for (case, (_, script, is_cold)) in CASES.into_iter().enumerate() {
+        for _ in 0..turns(quick) {
+            peer[case].push(seconds(&node, Stargz::NAME, &view, script, is_cold)?);
+        }
+    }
+    for ((((name, ..), ours), plain), peer) in CASES.into_iter().zip(ours).zip(plain).zip(peer) {
+        let figure = Figure::new(format!("{name}: lazy by overlayfs"), Unit::Ratio, ours.ratios(&plain)).bar(SLOWER);
+        let figure = figure.part("stargz 0.19 by overlayfs", Unit::Ratio, peer.ratios(&plain));
+        report.add(Row::Files, figure.part("lazy", Unit::Seconds, ours).part("overlayfs", Unit::Seconds, plain));
     }
     Ok(())
+}
+
+/// Returns how long a script takes in a container of an image.
+fn seconds(node: &Cold, snapshotter: &str, image: &str, script: &str, is_cold: bool) -> Result<f64> {
+    settle();
+    drop_caches()?;
+    if !is_cold {
+        node.seconds(snapshotter, image, script)?;
+    }
+    node.seconds(snapshotter, image, script)
 }
 
 fn million(images: &Images, report: &mut Report) -> Result<()> {

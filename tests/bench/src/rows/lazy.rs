@@ -1,10 +1,10 @@
 //! From a cold node to a program that has run: lazily, by the image's original digest.
 
 use std::process::{Command, Stdio};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use anyhow::{Result, ensure};
-use e2e::{Cri, Snapshotter};
+use e2e::{Cri, Snapshotter, Stargz};
 
 use super::{Row, turns};
 use crate::figure::{Bar, Figure, Unit};
@@ -17,8 +17,6 @@ use crate::wire::{Gauge, Wire};
 
 /// What is run: a program that loads a good part of the standard library.
 const PROGRAM: [&str; 3] = ["python3", "-c", "import ssl,json,email,http.client; print('ready')"];
-/// What the stargz snapshotter 0.12 took for the same, on a machine like this one.
-const REFERENCE: f64 = 3.9;
 /// Pull and run together.
 const START: Bar = Bar::AtMost(1.5);
 const PULLS: usize = 20;
@@ -34,18 +32,19 @@ pub(super) fn run(images: &Images, quick: bool, report: &mut Report) -> Result<(
 fn start(world: &World, quick: bool, report: &mut Report) -> Result<()> {
     let (mut pull, mut program, mut both, mut fetched) =
         (Samples::new(), Samples::new(), Samples::new(), Samples::new());
+    let (mut theirs, mut theirs_fetched) = (Samples::new(), Samples::new());
+    let view = world.estargz()?;
     for _ in 0..turns(quick) {
         let wire = Wire::start(world.at(), Gauge::FAR)?;
-        let (node, reference) = (Cold::start(wire.at(), "")?, world.reference(wire.at()));
-        let pulled = cold_seconds(|| node.containerd.pull_lazily(Snapshotter::NAME, &reference).map(drop))?;
-        let begin = std::time::Instant::now();
-        let said = node.containerd.run_with(Snapshotter::NAME, &reference, &PROGRAM)?;
-        let ran = begin.elapsed().as_secs_f64();
-        ensure!(said == "ready", "{said}");
+        let (pulled, ran) = pull_and_run(&wire, Snapshotter::NAME, &world.reference(wire.at()))?;
         pull.push(pulled);
         program.push(ran);
         both.push(pulled + ran);
         fetched.push(wire.down_bytes() as f64 / f64::from(1 << 20));
+        let wire = Wire::start(world.at(), Gauge::FAR)?;
+        let (pulled, ran) = pull_and_run(&wire, Stargz::NAME, &world.reference_to(wire.at(), &view))?;
+        theirs.push(pulled + ran);
+        theirs_fetched.push(wire.down_bytes() as f64 / f64::from(1 << 20));
     }
     let (mut ordinary, mut after) = (Samples::new(), Samples::new());
     let wire = Wire::start(world.at(), Gauge::FAR)?;
@@ -55,10 +54,22 @@ fn start(world: &World, quick: bool, report: &mut Report) -> Result<()> {
     let figure = Figure::new("python, 20 ms and 500 Mbit/s: pull and run", Unit::Seconds, both).bar(START);
     let figure = figure.part("pull", Unit::Seconds, pull).part("run", Unit::Seconds, program);
     let figure = figure.part("from the proxy", Unit::Mebibytes, fetched);
-    let figure = figure.part("stargz 0.12", Unit::Seconds, Samples::one(REFERENCE));
+    let figure = figure.part("stargz 0.19", Unit::Seconds, theirs);
+    let figure = figure.part("from the proxy", Unit::Mebibytes, theirs_fetched);
     let figure = figure.part("an ordinary pull", Unit::Seconds, ordinary);
     report.add(Row::Lazy, figure.part("and run", Unit::Seconds, after));
     Ok(())
+}
+
+/// Pulls an image to a cold node and runs the program, with a snapshotter of that node, and returns the seconds that both took.
+fn pull_and_run(wire: &Wire, snapshotter: &str, reference: &str) -> Result<(f64, f64)> {
+    let node = Cold::start(wire.at(), "")?;
+    let pulled = cold_seconds(|| node.containerd.pull_lazily(snapshotter, reference).map(drop))?;
+    let begin = Instant::now();
+    let said = node.containerd.run_with(snapshotter, reference, &PROGRAM)?;
+    let ran = begin.elapsed().as_secs_f64();
+    ensure!(said == "ready", "{said}");
+    Ok((pulled, ran))
 }
 
 fn pulls(world: &World, quick: bool, report: &mut Report) -> Result<()> {
