@@ -26,7 +26,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     };
     telemetry::init_logging(format, &cli.log)?;
     if let Command::Look = cli.command {
-        return Ok(snapshotter::names::look()?);
+        return Ok(snapshotter::look()?);
     }
     let mut config = Config::load(cli.config.as_deref())?;
     config.root = cli.root.unwrap_or(config.root);

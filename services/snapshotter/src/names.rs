@@ -24,7 +24,7 @@ use rustix::io::Errno;
 use tokio::sync::Mutex as AsyncMutex;
 
 /// The argument that makes the program what is asked here.
-pub const COMMAND: &str = "look";
+pub(crate) const COMMAND: &str = "look";
 /// How long an answer may take, and before that the turn to ask.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long nobody is asked after one failed.

@@ -79,6 +79,9 @@ pub(crate) struct Ordinary {
     pub(crate) detail: String,
 }
 
+/// A name, and its row if that can be read.
+type Found = (String, Result<Row, StoreError>);
+
 /// What a layer's row says beside what containerd knows.
 struct Details {
     origin: Option<Origin>,
@@ -334,7 +337,7 @@ impl Store {
 
     /// Returns all snapshots, by name. One whose row is damaged is not among them: it does not stop the others.
     pub(crate) fn all(&self) -> Result<Vec<(String, Row)>, SnapshotError> {
-        let told = |(name, row): (String, Result<Row, StoreError>)| match row {
+        let told = |(name, row): Found| match row {
             Ok(row) => Some((name, row)),
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a snapshot is passed over");
@@ -344,7 +347,7 @@ impl Store {
         Ok(self.rows()?.into_iter().filter_map(told).collect())
     }
 
-    fn rows(&self) -> Result<Vec<(String, Result<Row, StoreError>)>, SnapshotError> {
+    fn rows(&self) -> Result<Vec<Found>, SnapshotError> {
         let read = self.database.begin_read().map_err(database)?;
         let rows = read.open_table(SNAPSHOTS).map_err(database)?;
         let mut all = Vec::new();
