@@ -16,8 +16,9 @@ check: setup
 	tests/check-deps.sh
 
 # Unit tests and the tests with real clients and servers; as root, on Debian.
+# With the tests at once: alone the programs would be built with fewer features, and all below them twice.
 test: setup
-	cargo build --quiet --release --workspace --locked
+	cargo build --quiet --release --workspace --bins --tests --locked
 	cargo test --release --workspace --locked
 
 # `make bench ROWS="download idle"` for some rows; ROWS=--quick for a glance.

@@ -179,9 +179,11 @@ impl Filler {
     async fn hold(&self, origin: &Origin) {
         let (layers, of) = (Arc::clone(&self.layers), origin.clone());
         let Ok(layer) = telemetry::blocking(move || layers.get(&of)).await else { return };
-        // What was proven may have been evicted in part since.
-        if layer.proof(&origin.expected) == Proof::Refused || layer.is_complete() {
-            return;
+        match layer.proof(&origin.expected) {
+            Proof::Pending => {}
+            // It may have been evicted in part since.
+            Proof::Proven if !layer.is_complete() => {}
+            Proof::Proven | Proof::Refused => return,
         }
         let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let held = tokio::time::timeout(HOLD_PATIENCE, self.layers.hold(origin, &format!("node-{node}"))).await;

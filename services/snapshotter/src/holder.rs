@@ -130,9 +130,13 @@ impl Holder {
         Ok(())
     }
 
-    /// Hears who has connected. Only one snapshotter uses a folder at a time: who speaks now takes the place of one that is gone.
+    /// Hears who has connected. Only one snapshotter uses a holder at a time: who speaks now takes the place of one that is gone.
     fn hear(&mut self, caller: usize) {
         let Some(caller) = self.callers.remove(caller) else { return };
+        if self.client.as_ref().is_some_and(is_there) {
+            tracing::warn!("another snapshotter that is there has this holder: give each its own");
+            return;
+        }
         let mut word = [0];
         let peeked = rustix::net::recv(&caller, &mut word, RecvFlags::PEEK | RecvFlags::DONTWAIT);
         if peeked.is_ok_and(|(_, length)| length > 0) && [TAKE, KEEP].contains(&word[0]) {
@@ -262,10 +266,10 @@ fn keep(holder: &UnixStream, devices: &[impl AsFd]) -> io::Result<()> {
     }
 }
 
-/// Tells whether a holder is still connected: it never speaks first.
-fn is_there(holder: &UnixStream) -> bool {
+/// Tells whether the other end is still connected. It has said nothing that was not heard.
+fn is_there(other: &UnixStream) -> bool {
     let mut word = [0];
-    matches!(rustix::net::recv(holder, &mut word, RecvFlags::PEEK | RecvFlags::DONTWAIT), Err(Errno::AGAIN))
+    matches!(rustix::net::recv(other, &mut word, RecvFlags::PEEK | RecvFlags::DONTWAIT), Err(Errno::AGAIN))
 }
 
 fn send<T: AsFd>(stream: &UnixStream, word: u8, devices: &[T]) -> io::Result<()> {

@@ -383,7 +383,7 @@ impl Layers {
         share: Share,
     ) -> Result<Arc<Layer>, LayerError> {
         let folder = self.folder(&origin.key());
-        let new = folder.clone();
+        let (new, is_urgent) = (folder.clone(), !share.is_needed());
         let (file, growing) = telemetry::blocking(move || TocFile::new(&new)).await?;
         // It is read as it comes.
         let (layers, of, mine) = (Arc::clone(self), origin.clone(), Arc::clone(turn));
@@ -393,7 +393,7 @@ impl Layers {
         });
         let fetch = async {
             match origin.via {
-                Via::Proxy => file.fetch(source, &origin.toc).await,
+                Via::Proxy => file.fetch(source, &origin.toc, is_urgent).await,
                 Via::Registry => file.extract(source, &folder).await,
             }
         };

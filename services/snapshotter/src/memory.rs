@@ -47,6 +47,11 @@ impl Memory {
 }
 
 impl Share {
+    /// Tells whether there is a layer that cannot do without it.
+    pub(crate) const fn is_needed(&self) -> bool {
+        self.is_needed
+    }
+
     /// Returns another one of the same kind, of nothing yet.
     pub(crate) fn another(&self) -> Self {
         Self { memory: Arc::clone(&self.memory), bytes: 0, is_needed: self.is_needed }

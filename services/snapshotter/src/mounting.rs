@@ -95,16 +95,16 @@ impl Mounting {
     }
 
     /// Takes it away, unless it is held for the next process.
-    pub(crate) fn end(self) {
+    pub(crate) fn end(&self) {
         self.renew();
         if self.keeper.has_holder() {
             fuse::leave();
             return;
         }
-        for (at, session) in self.mounts {
-            match fuse::unmount(&at) {
-                Ok(()) => session.join(),
-                Err(error) => tracing::error!(%error, at = %at.display(), "the lazy snapshots stay mounted"),
+        // Who still uses it keeps it until this process has ended.
+        for (at, _) in &self.mounts {
+            if let Err(error) = fuse::unmount(at) {
+                tracing::error!(%error, at = %at.display(), "the lazy snapshots stay mounted");
             }
         }
     }

@@ -25,6 +25,8 @@ pub(crate) struct Proxy {
     client: Client,
     authority: String,
     upstreams: Vec<String>,
+    /// When something of it came last.
+    heard: Mutex<Option<tokio::time::Instant>>,
     /// Until when it is not asked.
     silent_until: Mutex<Option<Instant>>,
 }
@@ -70,6 +72,7 @@ impl Proxy {
             client: Client::new(settings)?,
             authority: authority.to_owned(),
             upstreams: config.upstreams.clone(),
+            heard: Mutex::default(),
             silent_until: Mutex::default(),
         })
     }
@@ -91,7 +94,7 @@ impl Proxy {
         if self.is_silent() {
             return Err(UpstreamError::Timeout);
         }
-        let answer = tokio::time::timeout(wait + PATIENCE, answer).await.unwrap_or(Err(UpstreamError::Timeout));
+        let answer = self.in_time(wait, answer).await;
         answer.inspect_err(|error| self.note(error))
     }
 
@@ -99,6 +102,38 @@ impl Proxy {
     pub(crate) fn note(&self, error: &UpstreamError) {
         if matches!(error, UpstreamError::Timeout | UpstreamError::Network { .. }) {
             *self.silent_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + BREAK);
+        }
+    }
+
+    /// Waits for something of the proxy, beside how long it was asked to wait for as long as it is not silent: on a slow link one
+    /// answer comes behind others.
+    ///
+    /// # Errors
+    /// What went wrong, or [`UpstreamError::Timeout`].
+    pub(crate) async fn in_time<T>(
+        &self,
+        wait: Duration,
+        coming: impl Future<Output = Result<T, UpstreamError>>,
+    ) -> Result<T, UpstreamError> {
+        let mut coming = std::pin::pin!(coming);
+        let mut patience = wait + PATIENCE;
+        loop {
+            let begun = tokio::time::Instant::now();
+            match tokio::time::timeout(patience, &mut coming).await {
+                Ok(come) => {
+                    if come.is_ok() {
+                        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(tokio::time::Instant::now());
+                    }
+                    return come;
+                }
+                Err(_) => {
+                    let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+                    if heard.is_none_or(|heard| heard < begun) {
+                        return Err(UpstreamError::Timeout);
+                    }
+                    patience = PATIENCE;
+                }
+            }
         }
     }
 
@@ -148,5 +183,27 @@ mod tests {
         assert_eq!(start.elapsed(), PATIENCE);
         let refused = proxies.of("first").unwrap().0.ask(Duration::ZERO, async { Ok(()) }).await;
         assert!(refused.is_err());
+    }
+
+    /// On a slow link one answer comes behind others: that is no silence.
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_proxy_is_not_silent() {
+        let proxies = Proxies::new(&[config("https://first", &["*"])]).unwrap();
+        let (proxy, _) = proxies.of("ghcr.io").unwrap();
+        let after = |time| async move {
+            tokio::time::sleep(time).await;
+            Ok::<_, UpstreamError>(())
+        };
+        let others = async {
+            for _ in 0..6 {
+                proxy.in_time(Duration::ZERO, after(Duration::from_secs(1))).await.unwrap();
+            }
+        };
+        let (behind, late, ()) = tokio::join!(
+            proxy.ask(Duration::ZERO, after(Duration::from_secs(5))),
+            proxy.ask(Duration::ZERO, after(Duration::from_secs(60))),
+            others
+        );
+        assert!(behind.is_ok() && matches!(late, Err(UpstreamError::Timeout)));
     }
 }

@@ -79,15 +79,16 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             stop.trigger();
         }
     };
-    let mount = Arc::new(Mounting::start(&root, files, &holder, ended.clone())?);
-    let unpacker = Unpacker::new(Arc::clone(&snapshots), Arc::clone(&proxies), config.containerd);
-    let lazy = Lazy::new(Arc::clone(&snapshots), Arc::clone(&layers), proxies, convert_wait, trust);
-    let service = Service::new(Arc::clone(&snapshots), Arc::new(lazy), Arc::new(unpacker));
+    // What can go wrong goes wrong before it is taken from the holder what readers wait for.
     shutdown.listen_for_signals().context("cannot listen for signals")?;
     let listener = bind(&address)?;
     if let Some(address) = metrics_listen {
         metrics::serve(address, Arc::clone(&snapshots), shutdown.clone()).await?;
     }
+    let mount = Arc::new(Mounting::start(&root, files, &holder, ended.clone())?);
+    let unpacker = Unpacker::new(Arc::clone(&snapshots), Arc::clone(&proxies), config.containerd);
+    let lazy = Lazy::new(Arc::clone(&snapshots), Arc::clone(&layers), proxies, convert_wait, trust);
+    let service = Service::new(Arc::clone(&snapshots), Arc::new(lazy), Arc::new(unpacker));
     let filler = Filler {
         snapshots: Arc::clone(&snapshots),
         layers: Arc::clone(&layers),
@@ -109,9 +110,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     holding.abort();
     flushing.abort();
     flush_all(layers).await;
-    // Nobody else has it now but a call that ends soon.
-    let _ended = holding.await;
-    telemetry::blocking(move || Arc::into_inner(mount).map(Mounting::end)).await;
+    telemetry::blocking(move || mount.end()).await;
     // The next one to start makes its own.
     let _gone = fs::remove_file(&address);
     if is_broken.load(Ordering::Acquire) {

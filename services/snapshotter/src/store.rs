@@ -1,6 +1,8 @@
 //! [`Store`]: the rows of all snapshots, in an embedded database that survives a crash at any moment.
 
+use std::collections::HashSet;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use api::Digest;
 use redb::{
@@ -28,6 +30,8 @@ const LAST_BY_CLOCK: u64 = 1 << 31;
 #[derive(Debug)]
 pub struct Store {
     database: Database,
+    /// The damaged rows that were told of.
+    told: Mutex<HashSet<String>>,
 }
 
 /// Why the database failed.
@@ -186,7 +190,7 @@ impl Store {
     /// # Errors
     /// It cannot be opened, such as because another process has it open.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let store = Self { database: Database::create(path).map_err(database)? };
+        let store = Self { database: Database::create(path).map_err(database)?, told: Mutex::default() };
         let read = store.database.begin_read().map_err(database)?;
         if read.open_table(SNAPSHOTS).is_ok() && read.open_multimap_table(CHILDREN).is_ok() {
             // Nothing is written: the disk may be full.
@@ -340,7 +344,9 @@ impl Store {
         let told = |(name, row): Found| match row {
             Ok(row) => Some((name, row)),
             Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "a snapshot is passed over");
+                if self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(name) {
+                    tracing::error!(error = &error as &dyn std::error::Error, "a snapshot is passed over");
+                }
                 None
             }
         };

@@ -33,8 +33,8 @@ pub(crate) const NEW: &str = "toc.new";
 const LEVEL: i32 = 1;
 /// The largest window that is unpacked, as a power of two.
 const WINDOW: u32 = 26;
-/// How long a proxy may send nothing of a TOC that it began.
-const IDLE: Duration = Duration::from_secs(2);
+/// How long a proxy may take to make a TOC again that it has lost, where nobody waits for it.
+const REMADE: Duration = Duration::from_secs(20);
 /// Entries that are handed on at once, and how many such batches are ahead of who builds of them.
 const BATCH: usize = 512;
 const BATCHES: usize = 8;
@@ -64,18 +64,18 @@ impl TocFile {
         Ok((Self { file, growth }, growing))
     }
 
-    /// Fetches it from a proxy. It is not verified.
+    /// Fetches it from a proxy; `is_urgent` where somebody waits for it. It is not verified.
     ///
     /// # Errors
     /// See [`LayerError`].
-    pub(crate) async fn fetch(self, source: &Source, toc: &Toc) -> Result<(), LayerError> {
+    pub(crate) async fn fetch(self, source: &Source, toc: &Toc, is_urgent: bool) -> Result<(), LayerError> {
         let Source { clients, place: Place { registry, name, .. }, .. } = source;
         let found = clients.proxies.of(registry);
         let (proxy, client) = found.ok_or_else(|| LayerError::NoProxy { host: registry.clone() })?;
-        let mut body = proxy.ask(Duration::ZERO, client.toc(name, toc)).await?;
+        let mut body = proxy.ask(if is_urgent { Duration::ZERO } else { REMADE }, client.toc(name, toc)).await?;
         let mut writer = Writer::new(self, body.is_packed)?;
         loop {
-            let next = tokio::time::timeout(IDLE, body.chunk()).await.unwrap_or(Err(UpstreamError::Timeout));
+            let next = proxy.in_time(Duration::ZERO, body.chunk()).await;
             let Some(bytes) = next.inspect_err(|error| proxy.note(error))? else { break };
             let written = telemetry::blocking(move || writer.write_all(&bytes).map(|()| writer)).await;
             writer = written?;

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -112,7 +111,6 @@ pub(crate) fn refuse(device: &File) -> bool {
 /// The threads that read the kernel's requests and have them answered. They end when the mount is gone.
 #[derive(Debug)]
 pub(crate) struct Session {
-    threads: Vec<JoinHandle<()>>,
     device: Arc<File>,
 }
 
@@ -173,7 +171,8 @@ impl Session {
             };
             std::thread::Builder::new().name(format!("fuse-{number}")).spawn(work)
         };
-        Ok(Self { threads: (0..threads).map(start).collect::<io::Result<_>>()?, device })
+        (0..threads).try_for_each(|number| start(number).map(drop))?;
+        Ok(Self { device })
     }
 
     /// Returns the descriptor that its requests come from.
@@ -184,14 +183,6 @@ impl Session {
     /// Returns a way to tell the kernel what it is to forget.
     pub(crate) fn notifier(&self) -> Notifier {
         Notifier(Arc::clone(&self.device))
-    }
-
-    /// Waits until the mount is gone and every thread has ended.
-    pub(crate) fn join(self) {
-        for thread in self.threads {
-            // What has panicked has said so.
-            let _panicked = thread.join();
-        }
     }
 }
 

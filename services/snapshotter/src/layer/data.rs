@@ -421,7 +421,8 @@ mod tests {
     }
 
     fn put(data: &Data, tree: &Tree, number: u8) {
-        let unpacked = Unpacked { before: Vec::new(), payload: payload(number), rest: None, is_broken: false };
+        let unpacked =
+            Unpacked { before: Vec::new(), payload: payload(number), rest: None, is_broken: false, _turn: None };
         data.put(number.into(), &tree.chunks()[usize::from(number)], &unpacked, 0).unwrap();
     }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read, Take};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use flate2::bufread::MultiGzDecoder;
 
@@ -15,6 +16,10 @@ const LARGEST_TOC: u64 = 1 << 30;
 /// The tar of a TOC.
 pub(super) type Toc = Take<MultiGzDecoder<BufReader<File>>>;
 
+/// The most of that which is unpacked of many members at once. Who has more has the turn until it is kept.
+const ORDINARY_REST: u64 = 16 << 20;
+static LONG: Mutex<()> = Mutex::new(());
+
 /// What is unpacked of a member.
 #[derive(Debug)]
 pub(super) struct Unpacked {
@@ -25,6 +30,8 @@ pub(super) struct Unpacked {
     pub(super) rest: Option<Vec<u8>>,
     /// All of the member was there, and does not unpack, or to more than any does.
     pub(super) is_broken: bool,
+    /// The turn, if the rest is long.
+    pub(super) _turn: Option<MutexGuard<'static, ()>>,
 }
 
 /// The plain bytes of a member, and of those behind it that hold no chunk.
@@ -56,17 +63,21 @@ impl<'a> Plain<'a> {
             // One more than may be.
             None => LARGEST_REST + 1,
         };
-        let mut rest = Vec::new();
-        let read = match next.is_some() || is_whole {
-            true => self.bytes.by_ref().take(most).read_to_end(&mut rest),
+        let (mut rest, mut turn) = (Vec::new(), None);
+        let mut read = match next.is_some() || is_whole {
+            true => self.bytes.by_ref().take(most.min(ORDINARY_REST)).read_to_end(&mut rest),
             false => Ok(0),
         };
+        if rest.len() as u64 == ORDINARY_REST && most > ORDINARY_REST && read.is_ok() {
+            turn = Some(LONG.lock().unwrap_or_else(PoisonError::into_inner));
+            read = self.bytes.by_ref().take(most - ORDINARY_REST).read_to_end(&mut rest);
+        }
         self.at = u64::from(inner) + u64::from(size) + rest.len() as u64;
         let is_long = next.is_none() && rest.len() as u64 > LARGEST_REST;
         let is_right = read.is_ok() && next.is_none_or(|_| rest.len() as u64 == most);
         let is_asked = next.is_some() || is_whole;
         let rest = (is_asked && is_right && !is_long).then_some(rest);
-        Ok(Unpacked { before, payload, rest, is_broken: is_asked && (!is_right || is_long) })
+        Ok(Unpacked { before, payload, rest, is_broken: is_asked && (!is_right || is_long), _turn: turn })
     }
 }
 

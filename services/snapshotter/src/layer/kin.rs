@@ -67,7 +67,7 @@ impl Lenders {
         let chunk = &layer.tree.chunks()[number as usize];
         let payload = self.alive().find_map(|lender| lender.lend(chunk, wanted))?;
         layer.common.counts.copied_bytes.fetch_add(payload.len() as u64, Ordering::Relaxed);
-        Some(Unpacked { before: Vec::new(), payload, rest, is_broken: false })
+        Some(Unpacked { before: Vec::new(), payload, rest, is_broken: false, _turn: None })
     }
 
     fn alive(&self) -> impl Iterator<Item = Arc<Layer>> {

@@ -79,16 +79,17 @@ impl Rests {
 
     /// Keeps a rest, in place of what was there, if none was forgotten since `age`.
     pub(super) fn put(&self, number: u32, rest: &[u8], age: u64) -> io::Result<()> {
-        let mut bytes = Vec::with_capacity(HEAD + rest.len());
-        bytes.extend_from_slice(&number.to_le_bytes());
-        bytes.extend_from_slice(&(rest.len() as u32).to_le_bytes());
-        bytes.extend_from_slice(rest);
+        let mut head = [0; HEAD];
+        head[..4].copy_from_slice(&number.to_le_bytes());
+        head[4..].copy_from_slice(&(rest.len() as u32).to_le_bytes());
         let mut state = self.state();
         if state.age != age {
             return Ok(());
         }
-        self.file.write_all_at(&bytes, state.end)?;
         let at = state.end + HEAD as u64;
+        // The head first: it tells how much has to follow.
+        self.file.write_all_at(&head, state.end)?;
+        self.file.write_all_at(rest, at)?;
         state.set(number, (at, rest.len() as u32));
         state.end = at + rest.len() as u64;
         Ok(())
