@@ -5,7 +5,7 @@
 //! answers every request with EIO, so that nobody waits for ever, until one comes.
 
 use std::collections::VecDeque;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,7 +21,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
 
-use crate::fuse;
+use crate::{fuse, socket};
 
 /// How long a holder may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -38,28 +38,14 @@ const HERE: u8 = b'F';
 const NONE: u8 = b'N';
 const KEPT: u8 = b'O';
 
-/// Keeps the descriptors of snapshotters that connect to `socket`, until the process is killed. Those of a snapshotter that has
+/// Keeps the descriptors of snapshotters that connect to the socket `path`, until the process is killed. Those of a snapshotter that has
 /// been gone for `grace` are answered with EIO.
 ///
 /// # Errors
 /// The socket cannot be used, or the system is out of something.
-pub fn hold(socket: &Path, grace: Duration) -> anyhow::Result<()> {
-    if let Some(folder) = socket.parent() {
-        fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    }
-    if UnixStream::connect(socket).is_ok() {
-        anyhow::bail!("another holder listens at {}", socket.display());
-    }
-    match fs::remove_file(socket) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("cannot remove the old socket {}", socket.display()));
-        }
-        _ => {}
-    }
-    let listener = UnixListener::bind(socket).with_context(|| format!("cannot listen at {}", socket.display()))?;
-    let only_root = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-    fs::set_permissions(socket, only_root).with_context(|| format!("cannot set the mode of {}", socket.display()))?;
-    tracing::info!(socket = %socket.display(), ?grace, "holding");
+pub fn hold(path: &Path, grace: Duration) -> anyhow::Result<()> {
+    let listener = socket::listen(path)?;
+    tracing::info!(socket = %path.display(), ?grace, "holding");
     let mut holder = Holder {
         listener,
         grace,

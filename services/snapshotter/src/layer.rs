@@ -11,6 +11,7 @@ mod run;
 mod source;
 mod sums;
 mod verdicts;
+mod waiting;
 mod window;
 
 use std::collections::HashMap;
@@ -32,6 +33,7 @@ use data::{Data, Found};
 use run::Run;
 use source::Sources;
 use verdicts::Verdicts;
+use waiting::Waiting;
 use window::{Reach, Window};
 
 pub(crate) use error::{OpenError, ReadError};
@@ -473,31 +475,4 @@ fn is_full(error: &io::Error) -> bool {
 fn now() -> u64 {
     static BEGIN: LazyLock<std::time::Instant> = LazyLock::new(std::time::Instant::now);
     u64::try_from(BEGIN.elapsed().as_millis()).unwrap_or(u64::MAX)
-}
-
-/// A read that waits, while this lives.
-struct Waiting<'a> {
-    layer: &'a Layer,
-    is_yielded_to: bool,
-}
-
-impl<'a> Waiting<'a> {
-    fn begin(layer: &'a Layer) -> Self {
-        layer.waiting.fetch_add(1, Ordering::AcqRel);
-        layer.yielded_to.fetch_add(1, Ordering::AcqRel);
-        Self { layer, is_yielded_to: true }
-    }
-
-    fn hold_nobody_up(&mut self) {
-        if std::mem::take(&mut self.is_yielded_to) {
-            self.layer.yielded_to.fetch_sub(1, Ordering::AcqRel);
-        }
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.hold_nobody_up();
-        self.layer.waiting.fetch_sub(1, Ordering::AcqRel);
-    }
 }

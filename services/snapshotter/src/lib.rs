@@ -32,6 +32,7 @@ mod serve;
 mod service;
 mod snapshot;
 mod snapshots;
+mod socket;
 mod status;
 mod store;
 mod toc_file;

@@ -1,8 +1,7 @@
 //! Serves containerd on a Unix socket until a signal asks to stop.
 
 use std::fs::{self, DirBuilder, File};
-use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -35,7 +34,7 @@ use crate::registries::Registries;
 use crate::room::Room;
 use crate::trust::Trust;
 use crate::unpacker::Unpacker;
-use crate::{Service, SnapshotError, Snapshots, metrics};
+use crate::{Service, SnapshotError, Snapshots, metrics, socket};
 
 /// How often it is written down which bytes of layers are on the disk.
 const FLUSH_EVERY: Duration = Duration::from_secs(2);
@@ -173,7 +172,7 @@ async fn flush_all(layers: Arc<Layers>) {
 fn lock(root: &Path) -> anyhow::Result<File> {
     let path = root.join("lock");
     let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-    keep_to_ourselves(&path)?;
+    socket::keep_to_ourselves(&path)?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(Errno::WOULDBLOCK) => {
@@ -183,26 +182,11 @@ fn lock(root: &Path) -> anyhow::Result<File> {
     }
 }
 
-/// Listens on the socket `address`, in place of one that a process which died left. Only who has the lock does so.
+/// Listens on the socket `address`.
 fn bind(address: &Path) -> anyhow::Result<UnixListener> {
-    if let Some(folder) = address.parent() {
-        fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    }
-    match fs::remove_file(address) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("cannot remove the old socket {}", address.display()));
-        }
-        _ => {}
-    }
-    let listener = UnixListener::bind(address).with_context(|| format!("cannot listen on {}", address.display()))?;
-    keep_to_ourselves(address)?;
-    Ok(listener)
-}
-
-/// Has nobody else open what is there: a lock that others hold keeps us from starting.
-fn keep_to_ourselves(path: &Path) -> anyhow::Result<()> {
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))
-        .with_context(|| format!("cannot set the mode of {}", path.display()))
+    let listener = socket::listen(address)?;
+    let made = listener.set_nonblocking(true).and_then(|()| UnixListener::from_std(listener));
+    made.with_context(|| format!("cannot listen on {}", address.display()))
 }
 
 async fn accept(listener: &UnixListener, service: &Service, shutdown: &Shutdown) {

@@ -41,7 +41,7 @@ const BLOCK: u32 = 0o060_000;
 const FIFO: u32 = 0o010_000;
 
 /// The files of a layer. Inodes are numbers in the order of the TOC, the same whenever it is read.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Tree {
     /// Names and targets of symlinks.
     text: Vec<u8>,

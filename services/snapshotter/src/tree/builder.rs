@@ -3,7 +3,6 @@
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::OnceLock;
 
 use api::Digest;
 use estargz::{EntryType, NO_PREFETCH_LANDMARK, PREFETCH_LANDMARK, TOC_NAME, TocEntry, time};
@@ -68,17 +67,7 @@ fn refused(entry: &TocEntry, what: &'static str) -> TreeError {
 impl Builder {
     pub(crate) fn new() -> Self {
         let root = Inode { mode: DIRECTORY | 0o755, links: 2, ..Inode::default() };
-        let tree = Tree {
-            text: Vec::new(),
-            names: Vec::new(),
-            by_inode: OnceLock::new(),
-            inodes: vec![root],
-            chunks: Vec::new(),
-            xattrs: Vec::new(),
-            implied: Vec::new(),
-            data_size: 0,
-            prefetched: 0,
-        };
+        let tree = Tree { inodes: vec![root], ..Tree::default() };
         Self {
             tree,
             index: HashMap::new(),
