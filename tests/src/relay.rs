@@ -1,5 +1,6 @@
 //! A relay in front of a registry, which counts, records and breaks.
 
+use std::io::ErrorKind;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -94,7 +95,13 @@ impl Relay {
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let (stop, stopped) = watch::channel(false);
-        let listener = runtime.block_on(async { listen(self.at) }).with_context(|| format!("relay at {}", self.at))?;
+        // The socket of before [`Relay::stop`] lives on in a child that another thread is starting, until its exec.
+        let listener =
+            wait::until("port", Duration::from_secs(5), || match runtime.block_on(async { listen(self.at) }) {
+                Err(error) if error.kind() == ErrorKind::AddrInUse => Ok(None),
+                other => Ok(Some(other?)),
+            });
+        let listener = listener.with_context(|| format!("relay at {}", self.at))?;
         runtime.spawn(serve(listener, self.target, Arc::clone(&self.shared), stopped));
         self.running = Some((runtime, stop));
         Ok(())

@@ -1,10 +1,11 @@
 //! Waiting for a condition: polled, with a deadline.
 
-use std::net::TcpListener;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use tokio::net::TcpSocket;
 
 /// The pause between two looks.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -26,17 +27,57 @@ pub fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<Op
     }
 }
 
-/// Returns a TCP port that is free on loopback, below the range the kernel picks from for outgoing connections.
+/// Returns a TCP port that is free on loopback, below the range the kernel picks from for outgoing connections. No other caller in
+/// this process gets the same one, until all were handed out.
 pub fn free_port() -> u16 {
     const FIRST: u16 = 20_000;
-    const COUNT: u16 = 12_000;
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let seed = (std::process::id() as u16).wrapping_mul(97);
+    const COUNT: u32 = 12_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let seed = std::process::id().wrapping_mul(97) % COUNT;
     loop {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = FIRST + seed.wrapping_add(step) % COUNT;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed) % COUNT;
+        let port = FIRST + ((seed + step) % COUNT) as u16;
+        if is_free(port).is_ok() {
             return port;
         }
+    }
+}
+
+/// Binds and does not listen: a child that another thread is starting has this socket until its exec, and would keep whoever the
+/// port is for from listening on it.
+fn is_free(port: u16) -> std::io::Result<()> {
+    let probe = TcpSocket::new_v4()?;
+    probe.set_reuseaddr(true)?;
+    probe.bind((Ipv4Addr::LOCALHOST, port).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::process::Command;
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    /// While other threads start programs, a free port can be listened on; one that somebody listens on is not free.
+    #[test]
+    fn a_free_port_is_free_while_programs_start() {
+        const ROUNDS: usize = 4000;
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        let _ = Command::new("true").status();
+                    }
+                });
+            }
+            let refused =
+                (0..ROUNDS).filter(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, free_port())).is_err()).count();
+            done.store(true, Ordering::Relaxed);
+            assert_eq!(refused, 0);
+        });
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, free_port())).unwrap();
+        assert!(is_free(taken.local_addr().unwrap().port()).is_err());
     }
 }
