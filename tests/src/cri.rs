@@ -54,11 +54,19 @@ impl Cri {
     /// # Errors
     /// It is not ready after a minute; the error carries its log.
     pub fn start(snapshotter: &Snapshotter, pause: &str) -> Result<Self> {
+        Self::start_on(&Node::Machine, snapshotter, pause)
+    }
+
+    /// Starts a node's containerd 1, as [`Cri::start`] does the machine's.
+    ///
+    /// # Errors
+    /// It is not ready after a minute; the error carries its log.
+    pub fn start_on(node: &Node, snapshotter: &Snapshotter, pause: &str) -> Result<Self> {
         let more = format!(
             "[plugins.'io.containerd.grpc.v1.cri']\nrestrict_oom_score_adj = true\nstream_server_port = '0'\n\
              sandbox_image = '{pause}'\n"
         );
-        Self::start_as("containerd.toml", "version = 2\n", &more, snapshotter, None)
+        Self::start_as(node, ("containerd.toml", "version = 2\n", &more), snapshotter, None)
     }
 
     /// Starts the containerd 2 whose programs are in a folder, as `docs/examples/snapshotter/containerd-2.toml` says.
@@ -71,13 +79,12 @@ impl Cri {
              [plugins.'io.containerd.cri.v1.runtime']\nrestrict_oom_score_adj = true\n\
              [plugins.'io.containerd.grpc.v1.cri']\nstream_server_port = '0'\n"
         );
-        Self::start_as("containerd-2.toml", "version = 3\n", &more, snapshotter, Some(programs))
+        Self::start_as(&Node::Machine, ("containerd-2.toml", "version = 3\n", &more), snapshotter, Some(programs))
     }
 
     fn start_as(
-        file: &str,
-        version: &str,
-        more: &str,
+        node: &Node,
+        (file, version, more): (&str, &str, &str),
         snapshotter: &Snapshotter,
         programs: Option<&Path>,
     ) -> Result<Self> {
@@ -99,7 +106,7 @@ impl Cri {
         let config = format!("{config}\n[grpc]\naddress = '{}'\n{more}", socket.display());
         let config = scratch.write("config.toml", &config)?;
         // It keeps the sockets of its shims in /run/containerd, wherever its state is.
-        let node = Node::Machine.with_mounts()?;
+        let node = node.with_mounts()?;
         let mut command = program(&node, programs, "containerd");
         command.arg("-c").arg(config);
         let cgroup = Cgroup::new(&scratch);

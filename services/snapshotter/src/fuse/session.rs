@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -160,7 +161,7 @@ impl Session {
         has_xattrs: bool,
         ended: impl Fn() + Clone + Send + 'static,
     ) -> io::Result<Self> {
-        let (device, turn) = (Arc::new(device), Arc::new(Mutex::new(())));
+        let (device, turn) = (Arc::new(device), Arc::new(Turn::default()));
         let start = |number| {
             let (device, files, ended) = (Arc::clone(&device), Arc::clone(files), ended.clone());
             let turn = Arc::clone(&turn);
@@ -186,14 +187,25 @@ impl Session {
     }
 }
 
+/// Whose turn it is to read requests.
+#[derive(Debug, Default)]
+struct Turn {
+    lock: Mutex<()>,
+    /// Threads that have left it for a read of bytes.
+    reading: AtomicUsize,
+}
+
 /// Reads requests and has them answered, in turn with other threads: one reads and answers at once what takes no time, until it has
 /// a read of bytes, for which it leaves the turn to another. So nobody is woken for nothing, and bytes are read by all at once.
-fn serve(device: &Arc<File>, files: &impl Files, has_xattrs: bool, turn: &Mutex<()>) {
+fn serve(device: &Arc<File>, files: &impl Files, has_xattrs: bool, turn: &Turn) {
     let mut buffer = vec![0; BUFFER];
     loop {
-        let mine = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let mine = turn.lock.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            watch(device);
+            // Who waits for bytes asks for nothing else.
+            if turn.reading.load(Ordering::Relaxed) == 0 {
+                watch(device);
+            }
             let length = match rustix::io::read(&**device, &mut buffer) {
                 Ok(length) => length,
                 // An interrupted read, or a request that was taken back.
@@ -206,8 +218,10 @@ fn serve(device: &Arc<File>, files: &impl Files, has_xattrs: bool, turn: &Mutex<
             };
             let message = &buffer[..length];
             if abi::parse(message).is_some_and(|(head, _)| head.opcode == READ) {
+                turn.reading.fetch_add(1, Ordering::Relaxed);
                 drop(mine);
                 handle(device, files, has_xattrs, message);
+                turn.reading.fetch_sub(1, Ordering::Relaxed);
                 break;
             }
             handle(device, files, has_xattrs, message);
