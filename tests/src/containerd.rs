@@ -75,6 +75,11 @@ impl Containerd {
         Ok(())
     }
 
+    /// Returns where it runs.
+    pub(crate) fn node(&self) -> &Node {
+        &self.node
+    }
+
     /// Returns a `ctr` command for this daemon.
     pub fn ctr(&self) -> Command {
         ctr(&self.node, self.programs.as_deref(), &self.socket)

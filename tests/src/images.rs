@@ -40,6 +40,14 @@ impl Images {
         built("containerd2.sh", "target/e2e-containerd2")
     }
 
+    /// Returns the folder with nerdctl (`tests/nerdctl.sh`), built if it is not there.
+    ///
+    /// # Errors
+    /// The build failed; the error carries its output.
+    pub fn nerdctl() -> Result<PathBuf> {
+        built("nerdctl.sh", "target/e2e-nerdctl")
+    }
+
     /// Returns the storage tree of a registry that holds the images as `library/NAME`.
     pub fn registry(&self) -> PathBuf {
         self.root.join("registry")

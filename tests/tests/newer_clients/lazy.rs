@@ -1,8 +1,8 @@
-//! The snapshotter under containerd 1.7 and 2, alone and under Docker and CRI.
+//! The snapshotter under containerd 1.7 and 2, alone and under Docker, CRI and nerdctl.
 
 use e2e::{
-    Client, Containerd, Cri, Docker, Images, Node, Registry, RegistryOptions, Snapshotter, Stage, Transport, example,
-    run, web,
+    Client, Containerd, Cri, Docker, Images, Nerdctl, Node, Registry, RegistryOptions, Snapshotter, Stage, Transport,
+    example, run, web,
 };
 
 use crate::{REPOSITORY, debian13, runs};
@@ -108,12 +108,23 @@ fn containerd_2_starts_lazily() {
 }
 
 #[test]
+fn a_kubelet_on_containerd_1_7_starts_lazily() {
+    starts_under_cri(|snapshotter, pause| Cri::start_on(&debian13(), snapshotter, pause).unwrap());
+}
+
+#[test]
 fn a_kubelet_on_containerd_2_starts_lazily() {
+    let programs = Images::containerd2().unwrap();
+    starts_under_cri(|snapshotter, pause| Cri::start_2(snapshotter, pause, &programs).unwrap());
+}
+
+/// Pulls by the original digest and runs, as a kubelet does.
+fn starts_under_cri(start: impl FnOnce(&Snapshotter, &str) -> Cri) {
     let world = World::start();
     let options = RegistryOptions { empty: true, ..RegistryOptions::default() };
     let pauses = Registry::start_with(&Node::Machine, &options).unwrap();
     let pause = Cri::push_pause(&pauses).unwrap();
-    let cri = Cri::start_2(&world.snapshotter, &pause, &Images::containerd2().unwrap()).unwrap();
+    let cri = start(&world.snapshotter, &pause);
     let reference = world.reference();
     run(cri.crictl().args(["pull", &reference])).unwrap();
     let digests = cri.digests(&reference).unwrap();
@@ -127,6 +138,24 @@ fn a_kubelet_on_containerd_2_starts_lazily() {
     world.assert_thrifty();
     // The kubelet is told a place that there is.
     assert_eq!(cri.images_on_disk().unwrap().0, world.snapshotter.root());
+}
+
+/// Under the name that nerdctl wants of a lazy snapshotter.
+#[test]
+fn nerdctl_starts_lazily() {
+    const NAME: &str = "stargz";
+    let programs = Images::containerd2().unwrap();
+    for world in World::all() {
+        let plugin =
+            world.snapshotter.plugin().unwrap().replace("proxy_plugins.firstlight", &format!("proxy_plugins.{NAME}"));
+        let containerd = Containerd::start_from(&Node::Machine, Transport::Plain, &plugin, Some(&programs)).unwrap();
+        let nerdctl = Nerdctl::new(&containerd, NAME).unwrap();
+        assert_eq!(nerdctl.pull(&world.reference()).unwrap(), world.digest);
+        runs(&nerdctl, &world.reference());
+        world.assert_lazy();
+        world.assert_thrifty();
+        nerdctl.clear().unwrap();
+    }
 }
 
 #[test]
